@@ -1,0 +1,311 @@
+//! The content address: which function, which hash, how many bytes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::Digest as _;
+
+use crate::reapi;
+
+/// Longest hash of any function in [`DigestFunction`], in bytes.
+const HASH_BYTES_MAX: usize = 32;
+
+/// Largest size a digest may carry: the wire type is a non-negative `int64`.
+pub const SIZE_BYTES_MAX: u64 = i64::MAX as u64;
+
+/// A digest function that this server can compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DigestFunction {
+    /// SHA-256, 64 hex digits.
+    Sha256,
+}
+
+impl DigestFunction {
+    /// Every function on offer, as Capabilities announces them.
+    pub const ALL: &'static [Self] = &[Self::Sha256];
+
+    /// Length of a hash in bytes.
+    pub const fn hash_bytes(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+        }
+    }
+
+    /// The enum value on the wire.
+    pub const fn wire(self) -> reapi::digest_function::Value {
+        match self {
+            Self::Sha256 => reapi::digest_function::Value::Sha256,
+        }
+    }
+
+    /// The lower-case name of the function.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+        }
+    }
+
+    /// Reads a request's `digest_function` field; unset means "tell by the hash's length".
+    ///
+    /// With one function on offer the length decides nothing, so unset is that function and a hash
+    /// of another length is refused when the digest itself is parsed.
+    pub fn from_wire(value: i32) -> Result<Self, DigestError> {
+        use reapi::digest_function::Value;
+        match Value::try_from(value) {
+            Ok(Value::Unknown | Value::Sha256) => Ok(Self::Sha256),
+            Ok(other) => Err(DigestError::FunctionNotOffered(other.as_str_name().to_owned())),
+            Err(_) => Err(DigestError::FunctionNotOffered(format!("number {value}"))),
+        }
+    }
+
+    /// Starts a hash computation.
+    pub fn hasher(self) -> Hasher {
+        match self {
+            Self::Sha256 => Hasher { state: sha2::Sha256::new(), size: 0 },
+        }
+    }
+
+    /// Returns the digest of `bytes`.
+    pub fn digest(self, bytes: &[u8]) -> Digest {
+        let mut hasher = self.hasher();
+        hasher.update(bytes);
+        hasher.finish()
+    }
+}
+
+/// A running hash that also counts its bytes.
+#[derive(Clone)]
+pub struct Hasher {
+    state: sha2::Sha256,
+    size: u64,
+}
+
+impl Hasher {
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.state.update(bytes);
+        self.size += bytes.len() as u64;
+    }
+
+    /// Bytes added so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Returns the digest of everything added.
+    pub fn finish(self) -> Digest {
+        Digest { function: DigestFunction::Sha256, hash: self.state.finalize().into(), size: self.size }
+    }
+}
+
+/// Why a digest was refused. All of these are the caller's mistake (INVALID_ARGUMENT).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum DigestError {
+    #[error("digest is missing")]
+    Missing,
+    #[error("digest hash {hash:?} is not {digits} lower-case hex digits ({function})")]
+    Hash { hash: String, digits: usize, function: &'static str },
+    #[error("digest size_bytes {0} is negative")]
+    NegativeSize(i64),
+    #[error("digest size {0:?} is not a decimal number of bytes")]
+    Size(String),
+    #[error("digest function {0} is not offered; this server offers SHA256")]
+    FunctionNotOffered(String),
+    #[error("{0:?} is not a digest; write it as HASH/SIZE")]
+    Syntax(String),
+}
+
+/// A content address. Two blobs are the same blob exactly when their digests are equal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest {
+    function: DigestFunction,
+    hash: [u8; HASH_BYTES_MAX],
+    size: u64,
+}
+
+impl Digest {
+    /// Parses the parts of a wire digest.
+    pub fn parse(function: DigestFunction, hash: &str, size_bytes: i64) -> Result<Self, DigestError> {
+        let size = u64::try_from(size_bytes).map_err(|_| DigestError::NegativeSize(size_bytes))?;
+        Self::from_hex(function, hash, size)
+    }
+
+    fn from_hex(function: DigestFunction, hash: &str, size: u64) -> Result<Self, DigestError> {
+        let digits = function.hash_bytes() * 2;
+        let well_formed = hash.len() == digits
+            && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let refused = || DigestError::Hash {
+            // A hostile "hash" can be megabytes long; the message need not be.
+            hash: hash.chars().take(80).collect(),
+            digits,
+            function: function.name(),
+        };
+        if !well_formed {
+            return Err(refused());
+        }
+        let mut bytes = [0; HASH_BYTES_MAX];
+        hex::decode_to_slice(hash, &mut bytes[..function.hash_bytes()]).map_err(|_| refused())?;
+        Ok(Self { function, hash: bytes, size })
+    }
+
+    /// Parses an optional wire digest; absent is an error.
+    pub fn from_wire(function: DigestFunction, wire: Option<&reapi::Digest>) -> Result<Self, DigestError> {
+        let wire = wire.ok_or(DigestError::Missing)?;
+        Self::parse(function, &wire.hash, wire.size_bytes)
+    }
+
+    /// Restores a digest from hash bytes and size, as a store's key holds them.
+    pub fn from_parts(function: DigestFunction, hash: &[u8], size: u64) -> Option<Self> {
+        if hash.len() != function.hash_bytes() || size > SIZE_BYTES_MAX {
+            return None;
+        }
+        let mut bytes = [0; HASH_BYTES_MAX];
+        bytes[..hash.len()].copy_from_slice(hash);
+        Some(Self { function, hash: bytes, size })
+    }
+
+    /// Returns the wire form.
+    pub fn to_wire(&self) -> reapi::Digest {
+        reapi::Digest {
+            hash: self.hash_hex(),
+            size_bytes: i64::try_from(self.size).expect("SIZE_BYTES_MAX is i64::MAX"),
+        }
+    }
+
+    /// The digest of no bytes at all.
+    pub fn empty(function: DigestFunction) -> Self {
+        function.digest(&[])
+    }
+
+    /// Whether this names the empty blob, which always counts as stored.
+    pub fn is_empty_blob(&self) -> bool {
+        self.size == 0 && *self == Self::empty(self.function)
+    }
+
+    /// The digest function.
+    pub fn function(&self) -> DigestFunction {
+        self.function
+    }
+
+    /// The hash as bytes.
+    pub fn hash(&self) -> &[u8] {
+        &self.hash[..self.function.hash_bytes()]
+    }
+
+    /// The hash as lower-case hex.
+    pub fn hash_hex(&self) -> String {
+        hex::encode(self.hash())
+    }
+
+    /// Size of the blob in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// Writes `HASH/SIZE`, the form of resource names and of the command line.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.hash_hex(), self.size)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Parses `HASH/SIZE`.
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let (hash, size) =
+            text.split_once('/').ok_or_else(|| DigestError::Syntax(text.chars().take(160).collect()))?;
+        Self::from_hex(DigestFunction::Sha256, hash, parse_size(size)?)
+    }
+}
+
+/// Parses a size as resource names write it: decimal digits, nothing else.
+pub(crate) fn parse_size(text: &str) -> Result<u64, DigestError> {
+    let refused = || DigestError::Size(text.chars().take(40).collect());
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(refused());
+    }
+    let size: u64 = text.parse().map_err(|_| refused())?;
+    if size > SIZE_BYTES_MAX { Err(refused()) } else { Ok(size) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[track_caller]
+    fn refuses(hash: &str, size: i64) -> DigestError {
+        Digest::parse(DigestFunction::Sha256, hash, size).unwrap_err()
+    }
+
+    #[test]
+    fn empty_blob_is_known() {
+        assert_eq!(Digest::empty(DigestFunction::Sha256).to_string(), format!("{HASH}/0"));
+        assert!(format!("{HASH}/0").parse::<Digest>().unwrap().is_empty_blob());
+        assert!(!format!("{HASH}/1").parse::<Digest>().unwrap().is_empty_blob());
+    }
+
+    #[test]
+    fn upper_case_short_and_foreign_hashes_are_refused() {
+        assert!(matches!(refuses(&HASH.to_uppercase(), 0), DigestError::Hash { .. }));
+        assert!(matches!(refuses(&HASH[1..], 0), DigestError::Hash { .. }));
+        assert!(matches!(refuses(&HASH.replace('e', "g"), 0), DigestError::Hash { .. }));
+        assert!(matches!(refuses("", 0), DigestError::Hash { .. }));
+    }
+
+    #[test]
+    fn negative_size_is_refused() {
+        assert_eq!(refuses(HASH, -1), DigestError::NegativeSize(-1));
+    }
+
+    #[test]
+    fn sizes_are_plain_decimal() {
+        for bad in ["", "-1", "+1", " 1", "1 ", "0x1", "9223372036854775808", "99999999999999999999"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_size("9223372036854775807").unwrap(), SIZE_BYTES_MAX);
+    }
+
+    #[test]
+    fn unset_function_is_sha256_and_others_are_refused() {
+        assert_eq!(DigestFunction::from_wire(0), Ok(DigestFunction::Sha256));
+        assert_eq!(DigestFunction::from_wire(1), Ok(DigestFunction::Sha256));
+        assert!(DigestFunction::from_wire(9).is_err());
+        assert!(DigestFunction::from_wire(77).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn text_and_wire_round_trip(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let digest = DigestFunction::Sha256.digest(&bytes);
+            prop_assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+            let wire = digest.to_wire();
+            prop_assert_eq!(Digest::from_wire(digest.function(), Some(&wire)).unwrap(), digest);
+            prop_assert_eq!(
+                Digest::from_parts(digest.function(), digest.hash(), digest.size()),
+                Some(digest)
+            );
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text in ".{0,200}", size in any::<i64>()) {
+            let _ = text.parse::<Digest>();
+            if let Ok(digest) = Digest::parse(DigestFunction::Sha256, &text, size) {
+                prop_assert_eq!(digest.hash_hex(), text);
+            }
+        }
+    }
+}

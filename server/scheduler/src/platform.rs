@@ -1,0 +1,172 @@
+//! What actions ask for and what workers offer.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use wardian_proto::reapi;
+
+/// Most properties that one platform may have.
+const PROPERTIES_MAX: usize = 64;
+
+/// The properties an action asks for. A name may occur several times; all must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Platform(Vec<(String, String)>);
+
+/// Why a platform was refused (INVALID_ARGUMENT).
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum PlatformError {
+    #[error("platform has {0} properties; limit is {PROPERTIES_MAX}")]
+    TooMany(usize),
+    #[error("platform has a property without a name")]
+    EmptyName,
+}
+
+impl Platform {
+    /// Reads the wire form. `OSFamily` is compared in lower case: clients also send `Linux`.
+    pub fn from_wire(wire: Option<&reapi::Platform>) -> Result<Self, PlatformError> {
+        let properties = wire.map_or(&[][..], |p| &p.properties);
+        if properties.len() > PROPERTIES_MAX {
+            return Err(PlatformError::TooMany(properties.len()));
+        }
+        let parse = |property: &reapi::platform::Property| {
+            if property.name.is_empty() {
+                return Err(PlatformError::EmptyName);
+            }
+            let lower = property.name == "OSFamily";
+            let value = if lower { property.value.to_lowercase() } else { property.value.clone() };
+            Ok((property.name.clone(), value))
+        };
+        properties.iter().map(parse).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Every property, in the order given.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The first value of a property.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+}
+
+/// What a worker is and can do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// The worker's name, as results carry it.
+    pub name: String,
+    /// Property values it satisfies, by name.
+    pub properties: BTreeMap<String, Vec<String>>,
+    /// Actions it runs at once.
+    pub slots: usize,
+}
+
+impl Offer {
+    /// The first property of `platform` that this worker does not satisfy.
+    fn lacks<'a>(&self, platform: &'a Platform) -> Option<(&'a str, &'a str)> {
+        platform.iter().find(|(name, value)| {
+            !self.properties.get(*name).is_some_and(|offered| offered.iter().any(|v| v == value))
+        })
+    }
+
+    /// Whether this worker may run actions with that platform.
+    pub fn satisfies(&self, platform: &Platform) -> bool {
+        self.lacks(platform).is_none()
+    }
+}
+
+impl fmt::Display for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (", self.name)?;
+        for (i, (name, values)) in self.properties.iter().enumerate() {
+            write!(f, "{}{name}={}", if i > 0 { ", " } else { "" }, values.join("|"))?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// A platform that no worker can ever serve (FAILED_PRECONDITION).
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Unsatisfiable {
+    #[error("there is no worker")]
+    NoWorkers,
+    #[error("no worker satisfies platform property {name}={value}; workers: {workers}")]
+    Property { name: String, value: String, workers: String },
+}
+
+/// Workers named in an error message, at the most.
+const WORKERS_NAMED_MAX: usize = 8;
+
+/// Says why none of these workers can serve a platform; `None` when one can.
+pub fn unsatisfiable<'a>(
+    platform: &Platform,
+    workers: impl Iterator<Item = &'a Offer> + Clone,
+) -> Option<Unsatisfiable> {
+    if workers.clone().any(|worker| worker.satisfies(platform)) {
+        return None;
+    }
+    // The most telling property: one that not a single worker has, else whatever the last one lacks.
+    let lacking = platform
+        .iter()
+        .find(|p| workers.clone().all(|w| w.lacks(&Platform(vec![(p.0.into(), p.1.into())])).is_some()))
+        .or_else(|| workers.clone().filter_map(|w| w.lacks(platform)).last());
+    let Some((name, value)) = lacking.filter(|_| workers.clone().next().is_some()) else {
+        return Some(Unsatisfiable::NoWorkers);
+    };
+    let workers: Vec<String> = workers.take(WORKERS_NAMED_MAX).map(ToString::to_string).collect();
+    Some(Unsatisfiable::Property { name: name.into(), value: value.into(), workers: workers.join("; ") })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn platform(properties: &[(&str, &str)]) -> Platform {
+        Platform(properties.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect())
+    }
+
+    pub(crate) fn offer(properties: &[(&str, &[&str])]) -> Offer {
+        let owned = |values: &[&str]| values.iter().map(|v| (*v).to_owned()).collect();
+        Offer {
+            name: "w".into(),
+            properties: properties.iter().map(|(n, v)| ((*n).to_owned(), owned(v))).collect(),
+            slots: 1,
+        }
+    }
+
+    #[test]
+    fn all_properties_must_hold() {
+        let worker = offer(&[("OSFamily", &["linux", "wasi"]), ("ISA", &["x86-64", "x86-avx2"])]);
+        for (asked, expected) in [
+            (&[][..], true),
+            (&[("OSFamily", "wasi")], true),
+            (&[("ISA", "x86-64"), ("ISA", "x86-avx2")], true),
+            (&[("ISA", "x86-64"), ("ISA", "arm-neon")], false),
+            (&[("pool", "gpu")], false),
+        ] {
+            assert_eq!(worker.satisfies(&platform(asked)), expected, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn the_refusal_names_property_and_workers() {
+        let workers = [offer(&[("OSFamily", &["linux"])]), offer(&[("OSFamily", &["wasi"])])];
+        let asked = platform(&[("OSFamily", "linux"), ("pool", "gpu")]);
+        let why = unsatisfiable(&asked, workers.iter()).unwrap().to_string();
+        assert!(why.contains("pool=gpu") && why.contains("OSFamily=wasi"), "{why}");
+        assert_eq!(unsatisfiable(&asked, [].iter()), Some(Unsatisfiable::NoWorkers));
+        assert_eq!(unsatisfiable(&platform(&[]), workers.iter()), None);
+    }
+
+    #[test]
+    fn os_family_is_lower_case_and_limits_hold() {
+        let property = |name: &str, value: &str| reapi::platform::Property { name: name.into(), value: value.into() };
+        let wire = reapi::Platform { properties: vec![property("OSFamily", "Linux"), property("ISA", "X")] };
+        let parsed = Platform::from_wire(Some(&wire)).unwrap();
+        assert_eq!((parsed.get("OSFamily"), parsed.get("ISA")), (Some("linux"), Some("X")));
+        let many = reapi::Platform { properties: vec![property("a", "b"); 65] };
+        assert_eq!(Platform::from_wire(Some(&many)), Err(PlatformError::TooMany(65)));
+    }
+}

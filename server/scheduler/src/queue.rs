@@ -1,0 +1,219 @@
+//! The async shell around the state machine: a lock, a clock, and those who wait.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Instant, SystemTime};
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, watch};
+use wardian_proto::{InstanceName, reapi, rpc};
+use wardian_store::action_cache::ActionCache;
+
+pub use crate::state::SchedulerLimits;
+use crate::state::{Job, OperationName, RunId, Scheduler, Stage, SubmitError, View, WorkerId};
+use crate::{Assignment, Offer, WorkQueue};
+
+/// The queue of one server process.
+#[derive(Clone)]
+pub struct LocalQueue {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inner: Mutex<Inner>,
+    /// Rung when there may be something to assign, and at shutdown.
+    work: Notify,
+    action_cache: ActionCache,
+}
+
+struct Inner {
+    state: Scheduler,
+    watchers: HashMap<OperationName, watch::Sender<View>>,
+    cancels: HashMap<RunId, watch::Sender<bool>>,
+    shutting_down: bool,
+}
+
+/// A client's view of its operation.
+#[derive(Debug)]
+pub struct Operation {
+    /// Its name.
+    pub name: OperationName,
+    /// Its present state and every later one.
+    pub views: watch::Receiver<View>,
+}
+
+impl LocalQueue {
+    /// An empty queue that writes good results to `action_cache`.
+    pub fn new(limits: SchedulerLimits, action_cache: ActionCache) -> Self {
+        let inner = Inner {
+            state: Scheduler::new(limits),
+            watchers: HashMap::new(),
+            cancels: HashMap::new(),
+            shutting_down: false,
+        };
+        let shared = Shared { inner: Mutex::new(inner), work: Notify::new(), action_cache };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Takes an action in.
+    pub fn submit(&self, job: Job) -> Result<Operation, SubmitError> {
+        let mut inner = self.lock();
+        if inner.shutting_down {
+            return Err(SubmitError::ShuttingDown);
+        }
+        let name = inner.state.submit(SystemTime::now(), job)?;
+        let view = inner.state.view(&name).expect("just submitted");
+        let (sender, views) = watch::channel(view);
+        inner.watchers.insert(name.clone(), sender);
+        inner.settle(Instant::now());
+        drop(inner);
+        self.shared.work.notify_waiters();
+        Ok(Operation { name, views })
+    }
+
+    /// Finds an operation by name.
+    pub fn operation(&self, name: &OperationName) -> Option<Operation> {
+        let inner = self.lock();
+        let views = match inner.watchers.get(name) {
+            Some(sender) => sender.subscribe(),
+            // Ended: one last view, and a sender that is gone.
+            None => watch::channel(inner.state.view(name)?).1,
+        };
+        Some(Operation { name: name.clone(), views })
+    }
+
+    /// Lists operation names of an instance in name order.
+    pub fn list(&self, instance: &InstanceName, after: Option<&OperationName>, count: usize) -> Vec<OperationName> {
+        self.lock().state.list(instance, after, count)
+    }
+
+    /// Cancels one operation; false when there is none of that name.
+    pub fn cancel(&self, name: &OperationName) -> bool {
+        let mut inner = self.lock();
+        let status = rpc::Status {
+            code: rpc::Code::Cancelled.into(),
+            message: "the operation was cancelled".into(),
+            details: vec![],
+        };
+        let response = reapi::ExecuteResponse { status: Some(status), ..Default::default() };
+        let found = inner.state.cancel(Instant::now(), name, response);
+        inner.settle(Instant::now());
+        found
+    }
+
+    /// Drops the memory of an operation; false when there is none of that name.
+    pub fn delete(&self, name: &OperationName) -> bool {
+        let mut inner = self.lock();
+        inner.watchers.remove(name);
+        inner.state.delete(name)
+    }
+
+    /// Runs that a worker has now.
+    pub fn running(&self) -> usize {
+        self.lock().state.running()
+    }
+
+    /// Refuses new actions, and lets every worker that asks for work go home.
+    pub fn shut_down(&self) {
+        self.lock().shutting_down = true;
+        self.shared.work.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.shared.inner.lock().expect("a panic under this lock is a bug that must not be papered over")
+    }
+
+    fn try_assign(&self, worker: WorkerId) -> Option<Assignment> {
+        let mut inner = self.lock();
+        let (run, job, queued_at) = inner.state.assign(worker)?;
+        let (sender, cancelled) = watch::channel(false);
+        inner.cancels.insert(run, sender);
+        inner.settle(Instant::now());
+        Some(Assignment { run, job, queued_at, cancelled })
+    }
+}
+
+impl Inner {
+    /// Tells everybody what the last mutation changed.
+    fn settle(&mut self, now: Instant) {
+        for name in self.state.take_changed() {
+            let Some(view) = self.state.view(&name) else { continue };
+            let ended = matches!(view.stage, Stage::Completed(_));
+            if let Some(sender) = self.watchers.get(&name) {
+                sender.send_replace(view);
+            }
+            if ended {
+                self.watchers.remove(&name);
+            }
+        }
+        for run in self.state.take_abandoned() {
+            if let Some(cancel) = self.cancels.get(&run) {
+                cancel.send_replace(true);
+            }
+        }
+        self.state.expire(now);
+    }
+}
+
+/// Whether a result may be served to others: the action finished, with exit code 0, and allows it.
+fn is_cacheable(job: &Job, response: &reapi::ExecuteResponse) -> bool {
+    let ok = response.status.as_ref().is_none_or(|status| status.code == rpc::Code::Ok as i32);
+    ok && !job.do_not_cache && response.result.as_ref().is_some_and(|result| result.exit_code == 0)
+}
+
+#[async_trait]
+impl WorkQueue for LocalQueue {
+    async fn register(&self, offer: Offer) -> WorkerId {
+        self.lock().state.add_worker(offer)
+    }
+
+    async fn unregister(&self, worker: WorkerId) {
+        let mut inner = self.lock();
+        inner.state.remove_worker(worker);
+        inner.settle(Instant::now());
+        drop(inner);
+        self.shared.work.notify_waiters();
+    }
+
+    async fn next(&self, worker: WorkerId) -> Option<Assignment> {
+        loop {
+            // Listen before looking, so that work that comes in between is not slept through.
+            let mut rung = std::pin::pin!(self.shared.work.notified());
+            rung.as_mut().enable();
+            if self.lock().shutting_down {
+                return None;
+            }
+            if let Some(assignment) = self.try_assign(worker) {
+                return Some(assignment);
+            }
+            rung.await;
+        }
+    }
+
+    async fn progress(&self, run: RunId, metadata: reapi::ExecutedActionMetadata) {
+        let mut inner = self.lock();
+        inner.state.progress(run, metadata);
+        inner.settle(Instant::now());
+    }
+
+    async fn complete(&self, worker: WorkerId, run: RunId, mut response: reapi::ExecuteResponse) {
+        let job = {
+            let inner = self.lock();
+            inner.state.job_of(worker, run)
+        };
+        // Cached before anybody hears of it: who asks after the answer finds it.
+        if let Some(job) = job.filter(|job| is_cacheable(job, &response)) {
+            let result = response.result.as_ref().expect("cacheable responses have a result");
+            if let Err(error) = self.shared.action_cache.put(&job.instance, &job.action, result).await {
+                tracing::warn!(action = %job.action, %error, "result could not be cached");
+                response.message = format!("the result could not be cached: {error}");
+            }
+        }
+        let mut inner = self.lock();
+        inner.cancels.remove(&run);
+        inner.state.complete(Instant::now(), worker, run, response);
+        inner.settle(Instant::now());
+        drop(inner);
+        self.shared.work.notify_waiters();
+    }
+}

@@ -1,0 +1,419 @@
+//! The scheduler as a plain state machine: no clock, no lock, no `async`.
+//!
+//! A *run* is one execution of an action on a worker; an *operation* is one client's interest in it.
+//! Identical actions in flight share a run. Every mutation notes the operations it touched in
+//! [`Scheduler::take_changed`], so that the shell can tell those who wait.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use wardian_proto::{Digest, InstanceName, reapi};
+
+use crate::platform::{Offer, Platform, Unsatisfiable, unsatisfiable};
+
+/// An action to be run.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The instance it was sent to.
+    pub instance: InstanceName,
+    /// The Action.
+    pub action: Digest,
+    /// What the worker must satisfy.
+    pub platform: Platform,
+    /// Lower runs sooner.
+    pub priority: i32,
+    /// Neither joined with others nor cached.
+    pub do_not_cache: bool,
+}
+
+/// The name of one client's operation: `[instance/]operations/UUID`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OperationName(Arc<str>);
+
+impl OperationName {
+    /// Makes a new name.
+    pub fn new(instance: &InstanceName) -> Self {
+        Self(format!("{}operations/{}", instance.prefix(), uuid::Uuid::new_v4()).into())
+    }
+
+    /// Takes a client's text; whether such an operation exists is for the scheduler to say.
+    pub fn from_client(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for OperationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names a run for as long as the scheduler lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunId(u64);
+
+/// Names a worker for as long as the scheduler lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId(u64);
+
+/// Where an operation is.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// Waiting for a worker.
+    Queued,
+    /// A worker has it; the metadata says how far it is.
+    Executing(Box<reapi::ExecutedActionMetadata>),
+    /// At its end, with the answer.
+    Completed(Arc<reapi::ExecuteResponse>),
+}
+
+/// Limits of the state machine.
+#[derive(Clone, Copy, Debug)]
+pub struct SchedulerLimits {
+    /// Runs that may wait for a worker.
+    pub queued_runs_max: usize,
+    /// How long an ended operation can still be asked for.
+    pub completed_kept_for: Duration,
+    /// How many ended operations can still be asked for.
+    pub completed_kept_max: usize,
+}
+
+impl Default for SchedulerLimits {
+    fn default() -> Self {
+        Self {
+            queued_runs_max: 100_000,
+            completed_kept_for: Duration::from_secs(15 * 60),
+            completed_kept_max: 10_000,
+        }
+    }
+}
+
+/// Why an action was not taken in.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum SubmitError {
+    #[error(transparent)]
+    Unsatisfiable(#[from] Unsatisfiable),
+    #[error("{0} actions wait for a worker already; limit is {0}")]
+    QueueFull(usize),
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+/// A snapshot of an operation.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What was asked for.
+    pub job: Arc<Job>,
+    /// Where it is.
+    pub stage: Stage,
+}
+
+#[derive(Debug)]
+struct Run {
+    job: Arc<Job>,
+    operations: Vec<OperationName>,
+    order: (i32, u64),
+    queued_at: SystemTime,
+    worker: Option<WorkerId>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Op {
+    Live(RunId),
+    Ended(View),
+}
+
+#[derive(Debug)]
+struct Worker {
+    offer: Offer,
+    running: usize,
+}
+
+type Key = (InstanceName, Digest);
+
+/// The state. See the module's text.
+#[derive(Debug, Default)]
+pub struct Scheduler {
+    limits: SchedulerLimits,
+    next_id: u64,
+    operations: HashMap<OperationName, Op>,
+    runs: HashMap<RunId, Run>,
+    joinable: HashMap<Key, RunId>,
+    queue: BTreeMap<(i32, u64), RunId>,
+    workers: BTreeMap<WorkerId, Worker>,
+    ended: VecDeque<(Instant, OperationName)>,
+    changed: Vec<OperationName>,
+    abandoned: Vec<RunId>,
+}
+
+impl Scheduler {
+    /// An empty scheduler.
+    pub fn new(limits: SchedulerLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// Takes an action in, or joins it to the same action in flight.
+    pub fn submit(&mut self, wall: SystemTime, job: Job) -> Result<OperationName, SubmitError> {
+        let operation = OperationName::new(&job.instance);
+        if let Some(run) = self.joinable_run(&job) {
+            self.runs.get_mut(&run).expect("joinable runs exist").operations.push(operation.clone());
+            self.operations.insert(operation.clone(), Op::Live(run));
+            self.changed.push(operation.clone());
+            return Ok(operation);
+        }
+        if let Some(why) = unsatisfiable(&job.platform, self.workers.values().map(|w| &w.offer)) {
+            return Err(why.into());
+        }
+        if self.queue.len() >= self.limits.queued_runs_max {
+            return Err(SubmitError::QueueFull(self.limits.queued_runs_max));
+        }
+        let id = self.fresh_id();
+        let run = RunId(id);
+        let order = (job.priority, id);
+        if !job.do_not_cache {
+            self.joinable.insert(key(&job), run);
+        }
+        self.queue.insert(order, run);
+        let operations = vec![operation.clone()];
+        let (job, stage) = (Arc::new(job), Stage::Queued);
+        self.runs.insert(run, Run { job, operations, order, queued_at: wall, worker: None, stage });
+        self.operations.insert(operation.clone(), Op::Live(run));
+        self.changed.push(operation.clone());
+        self.check();
+        Ok(operation)
+    }
+
+    /// Adds a worker.
+    pub fn add_worker(&mut self, offer: Offer) -> WorkerId {
+        let id = WorkerId(self.fresh_id());
+        self.workers.insert(id, Worker { offer, running: 0 });
+        id
+    }
+
+    /// Removes a worker; what it ran is queued again at its old place.
+    pub fn remove_worker(&mut self, worker: WorkerId) {
+        self.workers.remove(&worker);
+        let lost: Vec<RunId> =
+            self.runs.iter().filter(|(_, r)| r.worker == Some(worker)).map(|(id, _)| *id).collect();
+        for id in lost {
+            let run = self.runs.get_mut(&id).expect("just listed");
+            run.worker = None;
+            run.stage = Stage::Queued;
+            self.queue.insert(run.order, id);
+            self.changed.extend(run.operations.iter().cloned());
+        }
+        self.check();
+    }
+
+    /// Gives a worker with a free slot the first run in order that it can serve.
+    pub fn assign(&mut self, worker: WorkerId) -> Option<(RunId, Arc<Job>, SystemTime)> {
+        let entry = self.workers.get_mut(&worker)?;
+        if entry.running >= entry.offer.slots {
+            return None;
+        }
+        let (order, id) = self
+            .queue
+            .iter()
+            .find(|(_, run)| entry.offer.satisfies(&self.runs[*run].job.platform))
+            .map(|(order, run)| (*order, *run))?;
+        self.queue.remove(&order);
+        entry.running += 1;
+        let run = self.runs.get_mut(&id).expect("queued runs exist");
+        run.worker = Some(worker);
+        run.stage = Stage::Executing(Box::default());
+        self.changed.extend(run.operations.iter().cloned());
+        let assigned = (id, Arc::clone(&run.job), run.queued_at);
+        self.check();
+        Some(assigned)
+    }
+
+    /// Notes how far a run is.
+    pub fn progress(&mut self, run: RunId, metadata: reapi::ExecutedActionMetadata) {
+        if let Some(run) = self.runs.get_mut(&run).filter(|run| run.worker.is_some()) {
+            run.stage = Stage::Executing(Box::new(metadata));
+            self.changed.extend(run.operations.iter().cloned());
+        }
+    }
+
+    /// Ends a run that `worker` had. A report about a run it no longer has is ignored.
+    pub fn complete(&mut self, now: Instant, worker: WorkerId, run: RunId, response: reapi::ExecuteResponse) {
+        if self.runs.get(&run).is_none_or(|r| r.worker != Some(worker)) {
+            return;
+        }
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.running -= 1;
+        }
+        let ended = self.forget_run(run);
+        let response = Arc::new(response);
+        for operation in ended.operations {
+            self.end(now, operation, Arc::clone(&ended.job), Arc::clone(&response));
+        }
+        self.check();
+    }
+
+    /// Ends one operation as cancelled. Others that share its run are not touched.
+    ///
+    /// Returns false when there is no such operation. Ended operations stay as they are.
+    pub fn cancel(&mut self, now: Instant, operation: &OperationName, response: reapi::ExecuteResponse) -> bool {
+        let run = match self.operations.get(operation) {
+            None => return false,
+            Some(Op::Ended(_)) => return true,
+            Some(Op::Live(run)) => *run,
+        };
+        let entry = self.runs.get_mut(&run).expect("live operations have a run");
+        entry.operations.retain(|o| o != operation);
+        let (job, nobody_waits, queued) =
+            (Arc::clone(&entry.job), entry.operations.is_empty(), entry.worker.is_none());
+        self.end(now, operation.clone(), job, Arc::new(response));
+        if nobody_waits && queued {
+            self.forget_run(run);
+        } else if nobody_waits {
+            // The slot is free only when the worker says so; until then nobody may join.
+            self.unjoin(run);
+            self.abandoned.push(run);
+        }
+        self.check();
+        true
+    }
+
+    /// Drops the memory of an operation. What it asked for goes on.
+    pub fn delete(&mut self, operation: &OperationName) -> bool {
+        match self.operations.remove(operation) {
+            None => false,
+            Some(Op::Ended(_)) => {
+                self.ended.retain(|(_, name)| name != operation);
+                true
+            }
+            Some(Op::Live(run)) => {
+                let run = self.runs.get_mut(&run).expect("live operations have a run");
+                run.operations.retain(|o| o != operation);
+                true
+            }
+        }
+    }
+
+    /// Forgets ended operations that are too old or too many.
+    pub fn expire(&mut self, now: Instant) -> Vec<OperationName> {
+        let mut forgotten = Vec::new();
+        while let Some((ended_at, _)) = self.ended.front() {
+            let old = now.saturating_duration_since(*ended_at) >= self.limits.completed_kept_for;
+            if !old && self.ended.len() <= self.limits.completed_kept_max {
+                break;
+            }
+            let (_, name) = self.ended.pop_front().expect("front was there");
+            self.operations.remove(&name);
+            forgotten.push(name);
+        }
+        forgotten
+    }
+
+    /// The job of a run, as long as `worker` has it.
+    pub fn job_of(&self, worker: WorkerId, run: RunId) -> Option<Arc<Job>> {
+        self.runs.get(&run).filter(|run| run.worker == Some(worker)).map(|run| Arc::clone(&run.job))
+    }
+
+    /// Returns a snapshot of an operation.
+    pub fn view(&self, operation: &OperationName) -> Option<View> {
+        match self.operations.get(operation)? {
+            Op::Ended(view) => Some(view.clone()),
+            Op::Live(run) => {
+                let run = &self.runs[run];
+                Some(View { job: Arc::clone(&run.job), stage: run.stage.clone() })
+            }
+        }
+    }
+
+    /// Up to `count` operation names of an instance after `after`, in name order.
+    pub fn list(
+        &self,
+        instance: &InstanceName,
+        after: Option<&OperationName>,
+        count: usize,
+    ) -> Vec<OperationName> {
+        let mut names: Vec<&OperationName> = self
+            .operations
+            .iter()
+            .filter(|(name, op)| {
+                let job = match op {
+                    Op::Live(run) => &self.runs[run].job,
+                    Op::Ended(view) => &view.job,
+                };
+                job.instance == *instance && after.is_none_or(|after| *name > after)
+            })
+            .map(|(name, _)| name)
+            .collect();
+        names.sort_unstable();
+        names.into_iter().take(count).cloned().collect()
+    }
+
+    /// Operations that changed since the last call.
+    pub fn take_changed(&mut self) -> Vec<OperationName> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Runs that nobody waits for any more although a worker has them, since the last call.
+    pub fn take_abandoned(&mut self) -> Vec<RunId> {
+        std::mem::take(&mut self.abandoned)
+    }
+
+    /// Runs that a worker has now.
+    pub fn running(&self) -> usize {
+        self.runs.len() - self.queue.len()
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn joinable_run(&self, job: &Job) -> Option<RunId> {
+        if job.do_not_cache { None } else { self.joinable.get(&key(job)).copied() }
+    }
+
+    fn unjoin(&mut self, run: RunId) {
+        let key = key(&self.runs[&run].job);
+        if self.joinable.get(&key) == Some(&run) {
+            self.joinable.remove(&key);
+        }
+    }
+
+    fn forget_run(&mut self, id: RunId) -> Run {
+        self.unjoin(id);
+        let run = self.runs.remove(&id).expect("callers name a run that exists");
+        self.queue.remove(&run.order);
+        run
+    }
+
+    fn end(&mut self, now: Instant, name: OperationName, job: Arc<Job>, response: Arc<reapi::ExecuteResponse>) {
+        let view = View { job, stage: Stage::Completed(response) };
+        self.operations.insert(name.clone(), Op::Ended(view));
+        self.ended.push_back((now, name.clone()));
+        self.changed.push(name);
+    }
+
+    /// What must hold after every mutation.
+    fn check(&self) {
+        debug_assert!(self.queue.iter().all(|(order, id)| {
+            self.runs.get(id).is_some_and(|run| run.worker.is_none() && run.order == *order)
+        }));
+        debug_assert!(self.joinable.values().all(|id| self.runs.contains_key(id)));
+        debug_assert!(self.workers.values().all(|w| w.running <= w.offer.slots));
+    }
+}
+
+fn key(job: &Job) -> Key {
+    (job.instance.clone(), job.action)
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

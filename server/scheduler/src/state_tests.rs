@@ -1,0 +1,168 @@
+//! The scheduler's stories. Time is an argument, so none of them sleeps.
+
+use wardian_proto::DigestFunction;
+
+use super::*;
+use crate::platform::tests::{offer, platform};
+
+fn job(name: &str) -> Job {
+    Job {
+        instance: InstanceName::default(),
+        action: DigestFunction::Sha256.digest(name.as_bytes()),
+        platform: platform(&[("OSFamily", "linux")]),
+        priority: 0,
+        do_not_cache: false,
+    }
+}
+
+fn with_worker() -> (Scheduler, WorkerId) {
+    let mut scheduler = Scheduler::default();
+    let worker = scheduler.add_worker(offer(&[("OSFamily", &["linux"])]));
+    (scheduler, worker)
+}
+
+fn response(code: i32) -> reapi::ExecuteResponse {
+    let result = Some(reapi::ActionResult { exit_code: code, ..Default::default() });
+    reapi::ExecuteResponse { result, ..Default::default() }
+}
+
+fn exit_code(scheduler: &Scheduler, operation: &OperationName) -> Option<i32> {
+    match scheduler.view(operation)?.stage {
+        Stage::Completed(response) => Some(response.result.as_ref()?.exit_code),
+        _ => None,
+    }
+}
+
+#[test]
+fn an_action_is_queued_assigned_and_completed() {
+    let (mut s, worker) = with_worker();
+    let operation = s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    assert!(matches!(s.view(&operation).unwrap().stage, Stage::Queued));
+    let (run, ..) = s.assign(worker).unwrap();
+    assert!(matches!(s.view(&operation).unwrap().stage, Stage::Executing(_)));
+    s.complete(Instant::now(), worker, run, response(7));
+    assert_eq!(exit_code(&s, &operation), Some(7));
+    assert_eq!(s.running(), 0);
+}
+
+#[test]
+fn identical_actions_share_a_run_unless_not_cacheable() {
+    let (mut s, worker) = with_worker();
+    let first = s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    let second = s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    let alone = s.submit(SystemTime::UNIX_EPOCH, Job { do_not_cache: true, ..job("a") }).unwrap();
+    let (run, ..) = s.assign(worker).unwrap();
+    s.complete(Instant::now(), worker, run, response(1));
+    assert_eq!((exit_code(&s, &first), exit_code(&s, &second)), (Some(1), Some(1)));
+    assert_eq!(exit_code(&s, &alone), None);
+    assert!(s.assign(worker).is_some());
+}
+
+#[test]
+fn slots_are_not_exceeded_and_priority_goes_before_age() {
+    let (mut s, worker) = with_worker();
+    let old = s.submit(SystemTime::UNIX_EPOCH, job("old")).unwrap();
+    let urgent = s.submit(SystemTime::UNIX_EPOCH, Job { priority: -5, ..job("urgent") }).unwrap();
+    let (run, ..) = s.assign(worker).unwrap();
+    assert!(s.assign(worker).is_none());
+    s.complete(Instant::now(), worker, run, response(0));
+    assert!(exit_code(&s, &urgent).is_some() && exit_code(&s, &old).is_none());
+}
+
+#[test]
+fn a_platform_nobody_serves_fails_at_once() {
+    let (mut s, _) = with_worker();
+    let asked = Job { platform: platform(&[("OSFamily", "wasi")]), ..job("a") };
+    assert!(matches!(s.submit(SystemTime::UNIX_EPOCH, asked), Err(SubmitError::Unsatisfiable(_))));
+    assert!(s.take_changed().is_empty());
+}
+
+#[test]
+fn a_full_queue_refuses() {
+    let mut s = Scheduler::new(SchedulerLimits { queued_runs_max: 1, ..Default::default() });
+    s.add_worker(offer(&[("OSFamily", &["linux"])]));
+    s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    assert_eq!(s.submit(SystemTime::UNIX_EPOCH, job("b")), Err(SubmitError::QueueFull(1)));
+    assert!(s.submit(SystemTime::UNIX_EPOCH, job("a")).is_ok(), "joining costs no place");
+}
+
+#[test]
+fn a_lost_worker_gives_its_runs_back() {
+    let (mut s, worker) = with_worker();
+    let operation = s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    let (run, ..) = s.assign(worker).unwrap();
+    s.remove_worker(worker);
+    s.complete(Instant::now(), worker, run, response(9));
+    assert!(matches!(s.view(&operation).unwrap().stage, Stage::Queued), "late reports do not count");
+    let other = s.add_worker(offer(&[("OSFamily", &["linux"])]));
+    assert_eq!(s.assign(other).unwrap().0, run);
+}
+
+#[test]
+fn cancelling_one_of_two_leaves_the_other() {
+    let (mut s, worker) = with_worker();
+    let first = s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    let second = s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    let (run, ..) = s.assign(worker).unwrap();
+    assert!(s.cancel(Instant::now(), &first, response(-1)));
+    assert!(s.take_abandoned().is_empty());
+    assert!(s.cancel(Instant::now(), &second, response(-1)));
+    assert_eq!(s.take_abandoned(), [run]);
+    let third = s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    assert!(matches!(s.view(&third).unwrap().stage, Stage::Queued), "an abandoned run is not joined");
+    s.complete(Instant::now(), worker, run, response(0));
+    assert_eq!(exit_code(&s, &first), Some(-1));
+    assert!(s.assign(worker).is_some());
+}
+
+#[test]
+fn cancelling_a_queued_action_takes_it_out() {
+    let (mut s, worker) = with_worker();
+    let operation = s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    assert!(s.cancel(Instant::now(), &operation, response(-1)));
+    assert!(s.assign(worker).is_none());
+    assert!(!s.cancel(Instant::now(), &OperationName::from_client("operations/none"), response(-1)));
+}
+
+#[test]
+fn ended_operations_are_forgotten_by_age_and_number() {
+    let limits = SchedulerLimits {
+        completed_kept_for: Duration::from_secs(10),
+        completed_kept_max: 1,
+        ..Default::default()
+    };
+    let mut s = Scheduler::new(limits);
+    let worker = s.add_worker(offer(&[("OSFamily", &["linux"])]));
+    let start = Instant::now();
+    let mut operations = Vec::new();
+    for name in ["a", "b"] {
+        operations.push(s.submit(SystemTime::UNIX_EPOCH, job(name)).unwrap());
+        let (run, ..) = s.assign(worker).unwrap();
+        s.complete(start, worker, run, response(0));
+    }
+    assert_eq!(s.expire(start), [operations[0].clone()]);
+    assert_eq!(s.expire(start + Duration::from_secs(10)), [operations[1].clone()]);
+    assert!(s.view(&operations[1]).is_none());
+}
+
+#[test]
+fn listing_is_by_instance_in_pages() {
+    let (mut s, _) = with_worker();
+    for i in 0..5 {
+        s.submit(SystemTime::UNIX_EPOCH, job(&i.to_string())).unwrap();
+    }
+    let other = InstanceName::parse("other").unwrap();
+    s.submit(SystemTime::UNIX_EPOCH, Job { instance: other.clone(), ..job("x") }).unwrap();
+    let first = s.list(&InstanceName::default(), None, 3);
+    let rest = s.list(&InstanceName::default(), first.last(), 3);
+    assert_eq!((first.len(), rest.len(), s.list(&other, None, 9).len()), (3, 2, 1));
+}
+
+#[test]
+fn deleting_drops_interest_but_not_the_run() {
+    let (mut s, worker) = with_worker();
+    let operation = s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    assert!(s.delete(&operation) && !s.delete(&operation));
+    assert!(s.view(&operation).is_none());
+    assert!(s.assign(worker).is_some());
+}

@@ -1,0 +1,10 @@
+//! The server and the command line of Wardian.
+//!
+//! Wire messages stop in [`services`]; everything below works on parsed values.
+
+pub mod app;
+pub mod cli;
+pub mod client;
+pub mod config;
+mod services;
+mod web;

@@ -1,0 +1,4 @@
+/// Placeholder.
+pub struct GrpcStore;
+/// Placeholder.
+pub struct GrpcStoreLimits;

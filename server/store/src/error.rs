@@ -1,0 +1,66 @@
+//! What can go wrong in a store, and whose turn it is then.
+
+use tonic::Status;
+use wardian_proto::{Digest, DirectoryError};
+
+/// A failure of a store.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum StoreError {
+    #[error("blob {0} not found")]
+    NotFound(Digest),
+    #[error("bytes do not match digest {expected}: they have digest {actual}")]
+    Mismatch { expected: Digest, actual: Digest },
+    #[error("more bytes were sent than digest {0} declares")]
+    Overrun(Digest),
+    #[error("blob {digest} has {} bytes; limit {limit_name} is {limit}", digest.size())]
+    TooLarge { digest: Digest, limit_name: &'static str, limit: u64 },
+    #[error("offset {offset} is outside blob {digest}")]
+    OutOfRange { digest: Digest, offset: u64 },
+    #[error("directory {digest}: {source}")]
+    Directory { digest: Digest, source: DirectoryError },
+    #[error("tree below {root} has more than {limit} {what}")]
+    TreeLimit { root: Digest, what: &'static str, limit: usize },
+    /// The other side of an upload went away or failed while sending.
+    #[error("upload was cut off: {0}")]
+    Source(Status),
+    #[error("no space left in the store ({0})")]
+    NoSpace(&'static str),
+    #[error("remote store: {0}")]
+    Remote(Status),
+    #[error("{operation}: {source}")]
+    Io { operation: &'static str, source: std::io::Error },
+    #[error("database: {0}")]
+    Database(#[from] sled::Error),
+    #[error("stored data is damaged: {0}")]
+    Damaged(String),
+}
+
+impl StoreError {
+    /// Names the operation that an I/O error belongs to; a full disk is told apart.
+    pub(crate) fn io(operation: &'static str) -> impl Fn(std::io::Error) -> Self {
+        move |source| match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoSpace(operation),
+            _ => Self::Io { operation, source },
+        }
+    }
+}
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        let text = error.to_string();
+        match error {
+            StoreError::NotFound(_) => Self::not_found(text),
+            StoreError::Mismatch { .. }
+            | StoreError::Overrun(_)
+            | StoreError::TooLarge { .. }
+            | StoreError::Directory { .. }
+            | StoreError::TreeLimit { .. } => Self::invalid_argument(text),
+            StoreError::OutOfRange { .. } => Self::out_of_range(text),
+            StoreError::NoSpace(_) => Self::resource_exhausted(text),
+            StoreError::Source(status) | StoreError::Remote(status) => status,
+            StoreError::Io { .. } | StoreError::Database(_) => Self::internal(text),
+            StoreError::Damaged(_) => Self::data_loss(text),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Walking the Directory tree below a digest, level by level, within limits.
+
+use std::collections::{HashMap, HashSet};
+
+use wardian_proto::{Digest, Directory};
+
+use crate::{BlobStore, StoreError};
+
+/// What a walk may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct TreeLimits {
+    /// Distinct Directory messages.
+    pub directories_max: usize,
+    /// Levels below the root.
+    pub depth_max: usize,
+    /// Size of one Directory message.
+    pub directory_bytes_max: u64,
+}
+
+impl Default for TreeLimits {
+    fn default() -> Self {
+        Self { directories_max: 200_000, depth_max: 128, directory_bytes_max: 16 << 20 }
+    }
+}
+
+/// Directories fetched in one batch.
+const BATCH_DIRECTORIES: usize = 256;
+
+/// The distinct Directories below a root.
+#[derive(Debug, Default)]
+pub struct Closure {
+    /// Every Directory that was found, by digest.
+    pub directories: HashMap<Digest, Directory>,
+    /// The digests of [`Self::directories`], parents before children, the root first.
+    pub order: Vec<Digest>,
+    /// Directories that are named but not stored.
+    pub missing: Vec<Digest>,
+}
+
+impl Closure {
+    /// Every distinct file digest that the Directories name.
+    pub fn files(&self) -> Vec<Digest> {
+        let mut seen = HashSet::new();
+        let files = self.order.iter().flat_map(|d| &self.directories[d].files);
+        files.map(|f| f.digest).filter(|d| seen.insert(*d)).collect()
+    }
+}
+
+/// Reads every Directory below `root`. Missing ones are reported, not an error; bad ones are an error.
+pub async fn closure(store: &dyn BlobStore, root: Digest, limits: TreeLimits) -> Result<Closure, StoreError> {
+    let mut found = Closure::default();
+    let mut named = HashSet::from([root]);
+    let mut level = vec![root];
+    let mut depth = 0;
+    while !level.is_empty() {
+        if depth > limits.depth_max {
+            return Err(StoreError::TreeLimit { root, what: "levels", limit: limits.depth_max });
+        }
+        let mut next = Vec::new();
+        for batch in level.chunks(BATCH_DIRECTORIES) {
+            if let Some(large) = batch.iter().find(|d| d.size() > limits.directory_bytes_max) {
+                let (limit_name, limit) = ("directory message", limits.directory_bytes_max);
+                return Err(StoreError::TooLarge { digest: *large, limit_name, limit });
+            }
+            for (digest, bytes) in batch.iter().zip(store.get_batch(batch).await) {
+                let bytes = match bytes {
+                    Ok(bytes) => bytes,
+                    Err(StoreError::NotFound(_)) => {
+                        found.missing.push(*digest);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                let directory = Directory::decode(digest.function(), &bytes)
+                    .map_err(|source| StoreError::Directory { digest: *digest, source })?;
+                next.extend(directory.directories.iter().map(|d| d.digest).filter(|d| named.insert(*d)));
+                found.order.push(*digest);
+                found.directories.insert(*digest, directory);
+            }
+            if named.len() > limits.directories_max {
+                let (what, limit) = ("directories", limits.directories_max);
+                return Err(StoreError::TreeLimit { root, what, limit });
+            }
+        }
+        level = next;
+        depth += 1;
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use wardian_proto::{DigestFunction, RelPath};
+
+    use super::*;
+    use crate::Upload;
+    use crate::backend::MemoryStore;
+    use crate::tree_builder::TreeBuilder;
+
+    async fn store_tree(store: &MemoryStore, paths: &[&str]) -> Digest {
+        let mut tree = TreeBuilder::new();
+        for path in paths {
+            let digest = DigestFunction::Sha256.digest(path.as_bytes());
+            tree.file(&RelPath::parse(path).unwrap(), digest, false).unwrap();
+        }
+        let built = tree.build(DigestFunction::Sha256);
+        for (digest, bytes) in built.directories {
+            BlobStore::put(store, Upload::bytes(digest, bytes)).await.unwrap();
+        }
+        built.root
+    }
+
+    #[tokio::test]
+    async fn finds_everything_once_parents_first() {
+        let store = MemoryStore::new(1 << 20);
+        let root = store_tree(&store, &["a/x", "a/b/y", "c/x"]).await;
+        let found = closure(&store, root, TreeLimits::default()).await.unwrap();
+        assert_eq!((found.order[0], found.order.len(), found.files().len()), (root, 4, 3));
+        assert!(found.missing.is_empty());
+    }
+
+    #[tokio::test]
+    async fn missing_directories_are_listed() {
+        let store = MemoryStore::new(1 << 20);
+        let absent = DigestFunction::Sha256.digest(b"absent");
+        let mut tree = TreeBuilder::new();
+        tree.graft(&RelPath::parse("gone").unwrap(), absent).unwrap();
+        let built = tree.build(DigestFunction::Sha256);
+        let (digest, bytes) = built.directories[0].clone();
+        BlobStore::put(&store, Upload::bytes(digest, bytes)).await.unwrap();
+        let found = closure(&store, built.root, TreeLimits::default()).await.unwrap();
+        assert_eq!(found.missing, [absent]);
+    }
+
+    #[tokio::test]
+    async fn deep_and_wide_trees_hit_named_limits() {
+        let store = MemoryStore::new(1 << 20);
+        let root = store_tree(&store, &["1/2/3/4/5/f"]).await;
+        let limits = TreeLimits { depth_max: 3, ..TreeLimits::default() };
+        let error = closure(&store, root, limits).await.unwrap_err();
+        assert!(error.to_string().contains("more than 3 levels"), "{error}");
+        let limits = TreeLimits { directories_max: 2, ..TreeLimits::default() };
+        assert!(closure(&store, root, limits).await.is_err());
+    }
+}

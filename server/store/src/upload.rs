@@ -1,0 +1,110 @@
+//! The only way into a store: bytes together with the digest they must match.
+
+use std::fmt;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use wardian_proto::{Digest, Hasher};
+
+use crate::StoreError;
+
+/// Bytes on their way into a store, hashed as they pass.
+pub struct Upload {
+    digest: Digest,
+    hasher: Hasher,
+    body: Body,
+}
+
+enum Body {
+    Bytes(Option<Bytes>),
+    Stream(BoxStream<'static, Result<Bytes, StoreError>>),
+}
+
+/// Proof that all bytes of an upload were seen and matched. Only [`Upload::next`] makes one.
+#[derive(Debug)]
+pub struct Verified(Digest);
+
+impl Verified {
+    /// The digest that the bytes were found to have.
+    pub fn digest(&self) -> Digest {
+        self.0
+    }
+}
+
+/// What [`Upload::next`] returns.
+#[derive(Debug)]
+pub enum Step {
+    /// The next bytes; not yet known to be right.
+    Data(Bytes),
+    /// The end; everything that came before is the blob.
+    Done(Verified),
+}
+
+impl Upload {
+    /// An upload of bytes at hand.
+    pub fn bytes(digest: Digest, data: impl Into<Bytes>) -> Self {
+        Self { digest, hasher: digest.function().hasher(), body: Body::Bytes(Some(data.into())) }
+    }
+
+    /// An upload of bytes that arrive piece by piece.
+    pub fn stream(
+        digest: Digest,
+        pieces: impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static,
+    ) -> Self {
+        Self { digest, hasher: digest.function().hasher(), body: Body::Stream(pieces.boxed()) }
+    }
+
+    /// The digest that the bytes must match.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Returns the next bytes or the verdict. Fails as soon as the bytes cannot match any more.
+    pub async fn next(&mut self) -> Result<Step, StoreError> {
+        loop {
+            let piece = match &mut self.body {
+                Body::Bytes(data) => data.take(),
+                Body::Stream(pieces) => pieces.next().await.transpose()?,
+            };
+            let Some(piece) = piece else { return self.verdict().map(Step::Done) };
+            if piece.is_empty() {
+                continue;
+            }
+            self.hasher.update(&piece);
+            if self.hasher.size() > self.digest.size() {
+                return Err(StoreError::Overrun(self.digest));
+            }
+            return Ok(Step::Data(piece));
+        }
+    }
+
+    /// Reads the whole upload into memory. For blobs known to be small.
+    pub async fn into_bytes(mut self) -> Result<(Verified, Bytes), StoreError> {
+        let mut pieces: Vec<Bytes> = Vec::new();
+        loop {
+            match self.next().await? {
+                Step::Data(piece) => pieces.push(piece),
+                Step::Done(verified) => {
+                    let whole = if pieces.len() == 1 { pieces.remove(0) } else { pieces.concat().into() };
+                    return Ok((verified, whole));
+                }
+            }
+        }
+    }
+
+    fn verdict(&self) -> Result<Verified, StoreError> {
+        let actual = self.hasher.clone().finish();
+        if actual == self.digest {
+            Ok(Verified(actual))
+        } else {
+            Err(StoreError::Mismatch { expected: self.digest, actual })
+        }
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Upload({})", self.digest)
+    }
+}
