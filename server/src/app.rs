@@ -1,1 +1,132 @@
-//! placeholder
+//! The server as a whole: store, queue, worker and port, started and stopped in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use wardian_runtime::{DRAIN_TIME_MAX, Worker, WorkerConfig};
+use wardian_scheduler::LocalQueue;
+use wardian_store::action_cache::ActionCache;
+use wardian_store::backend::SledStore;
+
+use crate::config::Config;
+use crate::services::{Context, SERVED, routes};
+use crate::web;
+
+/// Flow-control window of one stream, and of one connection: enough for a fast link at 20 ms.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Streams that one connection may have open.
+const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+
+/// How often a silent connection is asked whether it is still there, and how long it may take to say.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long open streams may go on after the workers have drained.
+const STREAM_DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// A running server.
+pub struct Server {
+    address: SocketAddr,
+    queue: LocalQueue,
+    store: SledStore,
+    health: HealthReporter,
+    worker: JoinSet<()>,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl Server {
+    /// Opens the store, starts the worker, and returns once the port accepts connections.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&config.data)
+            .with_context(|| format!("data folder {} cannot be made", config.data.display()))?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
+        let address = listener.local_addr()?;
+        let store = SledStore::open(&config.data.join("store")).with_context(|| {
+            format!("store in {} cannot be opened (is another server using it?)", config.data.display())
+        })?;
+        let blobs = Arc::new(store.clone());
+        let action_cache = ActionCache::new(blobs.clone(), blobs.clone());
+        let queue = LocalQueue::new(config.scheduler, action_cache.clone());
+        let worker = WorkerConfig {
+            name: config.worker.name.clone(),
+            folder: std::path::absolute(config.data.join("worker"))?,
+            slots: config.worker.slots,
+            native: config.worker.native,
+            properties: config.worker.properties.clone(),
+            limits: config.worker.limits.clone(),
+        };
+        let worker = Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?.start().await;
+        let context = Arc::new(Context {
+            blobs,
+            action_cache,
+            queue: queue.clone(),
+            instances: config.instances,
+            action_cache_update: config.action_cache_update,
+            requests: config.requests,
+            limits: config.worker.limits,
+        });
+        let health = HealthReporter::new();
+        set_health(&health, ServingStatus::Serving).await;
+        let router = web::add_page(routes(context, health.clone()).await?, &address.to_string());
+        let (stop, stopped) = oneshot::channel();
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let serving = tonic::transport::Server::builder()
+            .accept_http1(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .add_routes(router.into())
+            .serve_with_incoming_shutdown(incoming, async {
+                // An error means that the sender was dropped: stop then too.
+                let _ = stopped.await;
+            });
+        let serving = tokio::spawn(serving);
+        tracing::info!(%address, data = %config.data.display(), "serving");
+        Ok(Self { address, queue, store, health, worker, stop, serving })
+    }
+
+    /// The address of the port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Refuses new actions, lets running ones finish for a while, closes the port, flushes the store.
+    pub async fn shutdown(mut self) -> anyhow::Result<()> {
+        set_health(&self.health, ServingStatus::NotServing).await;
+        self.queue.shut_down();
+        let drained = async { while self.worker.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN_TIME_MAX, drained).await.is_err() {
+            tracing::warn!(running = self.queue.running(), "actions did not end in time and are stopped");
+            self.worker.shutdown().await;
+        }
+        let _ = self.stop.send(());
+        let abort = self.serving.abort_handle();
+        match tokio::time::timeout(STREAM_DRAIN_TIME_MAX, self.serving).await {
+            Ok(served) => served??,
+            Err(_) => abort.abort(),
+        }
+        self.store.flush().await?;
+        Ok(())
+    }
+}
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in SERVED.iter().chain(&[""]) {
+        health.set_service_status(*service, status).await;
+    }
+}

@@ -1,1 +1,331 @@
-//! placeholder
+//! The configuration: one TOML file, all of it optional, every problem reported at once.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::{Table, Value};
+use wardian_proto::InstanceName;
+use wardian_runtime::Limits;
+use wardian_scheduler::SchedulerLimits;
+
+/// The file that `config print` writes: every key with its default.
+pub const EXAMPLE: &str = include_str!("../wardian.example.toml");
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address of the one port.
+    pub listen: SocketAddr,
+    /// The folder that holds everything the server keeps.
+    pub data: PathBuf,
+    /// The instance names that are served.
+    pub instances: Vec<InstanceName>,
+    /// Whether clients may write action results.
+    pub action_cache_update: bool,
+    /// Limits on requests.
+    pub requests: RequestLimits,
+    /// Limits of the queue.
+    pub scheduler: SchedulerLimits,
+    /// The worker inside the server.
+    pub worker: WorkerSettings,
+}
+
+/// Limits on single requests.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLimits {
+    /// Sum of blob sizes in one batch call. Below gRPC's usual message limit of 4 MiB.
+    pub batch_bytes_max: u64,
+    /// Size of one blob.
+    pub blob_bytes_max: u64,
+    /// How long an upload may send nothing.
+    pub upload_idle_max: Duration,
+}
+
+/// The worker inside the server.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// The name that results carry.
+    pub name: String,
+    /// Actions run at once.
+    pub slots: usize,
+    /// Whether actions that are not Wasm run as processes of this machine.
+    pub native: bool,
+    /// Further platform properties it satisfies.
+    pub properties: Vec<(String, String)>,
+    /// Limits of each action.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8980)),
+            data: PathBuf::from("wardian-data"),
+            instances: ["", "main"].map(|n| InstanceName::parse(n).expect("valid names")).to_vec(),
+            action_cache_update: true,
+            requests: RequestLimits {
+                batch_bytes_max: 4_000_000,
+                blob_bytes_max: 16 << 30,
+                upload_idle_max: Duration::from_secs(120),
+            },
+            scheduler: SchedulerLimits::default(),
+            worker: WorkerSettings {
+                name: "local".into(),
+                slots: std::thread::available_parallelism().map_or(2, usize::from),
+                native: true,
+                properties: Vec::new(),
+                limits: Limits::default(),
+            },
+        }
+    }
+}
+
+/// What is wrong with a configuration, all of it.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// The file, when there is one.
+    pub path: Option<PathBuf>,
+    /// One line for each problem, with the key's path.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.as_ref().map_or("configuration".into(), |p| p.display().to_string());
+        let count = self.problems.len();
+        write!(f, "{path}: {count} problem{}", if count == 1 { "" } else { "s" })?;
+        for problem in &self.problems {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads a file, or takes the defaults when there is none.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let fail = |problem: String| ConfigError { path: Some(path.to_owned()), problems: vec![problem] };
+        let text = std::fs::read_to_string(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
+        Self::parse(&text).map_err(|problems| ConfigError { path: Some(path.to_owned()), problems })
+    }
+
+    /// Parses the text of a file.
+    pub fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let table: Table = text.parse().map_err(|error: toml::de::Error| vec![error.to_string()])?;
+        let mut problems = Vec::new();
+        let mut config = Self::default();
+        let mut root = Section::new(String::new(), table, &mut problems);
+        root.text("listen", |text| text.parse().map(|a| config.listen = a).map_err(|_| "is no HOST:PORT".into()));
+        root.text("data", |text| {
+            config.data = text.into();
+            Ok(())
+        });
+        root.list("instances", |names| {
+            let parsed = names.iter().map(|n| InstanceName::parse(n).map_err(|e| e.to_string()));
+            config.instances = parsed.collect::<Result<_, _>>()?;
+            if names.is_empty() { Err("names no instance, so nobody could call".into()) } else { Ok(()) }
+        });
+        root.boolean("action_cache_update", &mut config.action_cache_update);
+        root.section("requests", |section| {
+            let requests = &mut config.requests;
+            // Above this a reply would not fit the 4 MiB message that clients accept by default.
+            section.number("batch_bytes_max", 1, 4_000_000, &mut requests.batch_bytes_max);
+            section.number("blob_bytes_max", 1, i64::MAX as u64, &mut requests.blob_bytes_max);
+            section.seconds("upload_idle_seconds_max", &mut requests.upload_idle_max);
+        });
+        root.section("scheduler", |section| {
+            let scheduler = &mut config.scheduler;
+            section.count("queued_runs_max", &mut scheduler.queued_runs_max);
+            section.count("completed_kept_max", &mut scheduler.completed_kept_max);
+            section.seconds("completed_kept_seconds", &mut scheduler.completed_kept_for);
+        });
+        root.section("worker", |section| worker(section, &mut config.worker));
+        root.finish();
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+}
+
+fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
+    section.text("name", |name| {
+        worker.name = name.to_owned();
+        if name.is_empty() { Err("is empty".into()) } else { Ok(()) }
+    });
+    section.count("slots", &mut worker.slots);
+    section.boolean("native", &mut worker.native);
+    section.list("properties", |entries| {
+        let split = |entry: &String| {
+            let (name, value) = entry.split_once('=').ok_or_else(|| format!("{entry:?} is not NAME=VALUE"))?;
+            Ok::<_, String>((name.to_owned(), value.to_owned()))
+        };
+        worker.properties = entries.iter().map(split).collect::<Result<_, _>>()?;
+        Ok(())
+    });
+    section.section("limits", |section| {
+        let limits = &mut worker.limits;
+        section.seconds("action_timeout_seconds_max", &mut limits.action_timeout_max);
+        section.count("input_entries_max", &mut limits.input_entries_max);
+        section.number("input_bytes_max", 1, u64::MAX, &mut limits.input_bytes_max);
+        section.count("output_entries_max", &mut limits.output_entries_max);
+        section.number("output_bytes_max", 1, u64::MAX, &mut limits.output_bytes_max);
+        section.count("stdout_bytes_max", &mut limits.stdout_bytes_max);
+        section.count("wasm_memory_bytes_max", &mut limits.wasm_memory_bytes_max);
+        section.count("wasm_table_elements_max", &mut limits.wasm_table_elements_max);
+        section.number("wasm_module_bytes_max", 1, u64::MAX, &mut limits.wasm_module_bytes_max);
+        section.count("wasm_modules_loaded_max", &mut limits.wasm_modules_loaded_max);
+    });
+}
+
+/// One table on its way into the configuration. What is left at the end is unknown.
+struct Section<'a> {
+    path: String,
+    table: Table,
+    known: Vec<&'static str>,
+    problems: &'a mut Vec<String>,
+}
+
+impl<'a> Section<'a> {
+    fn new(path: String, table: Table, problems: &'a mut Vec<String>) -> Self {
+        Self { path, table, known: Vec::new(), problems }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Value> {
+        self.known.push(key);
+        self.table.remove(key)
+    }
+
+    fn problem(&mut self, key: &str, text: &str) {
+        self.problems.push(format!("{}{key}: {text}", self.path));
+    }
+
+    fn text(&mut self, key: &'static str, set: impl FnOnce(&str) -> Result<(), String>) {
+        match self.take(key) {
+            None => {}
+            Some(Value::String(text)) => {
+                if let Err(problem) = set(&text) {
+                    self.problem(key, &format!("{text:?} {problem}"));
+                }
+            }
+            Some(_) => self.problem(key, "must be text in quotes"),
+        }
+    }
+
+    fn list(&mut self, key: &'static str, set: impl FnOnce(&[String]) -> Result<(), String>) {
+        let Some(value) = self.take(key) else { return };
+        let texts = match value {
+            Value::Array(items) => {
+                items.into_iter().map(|i| i.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+            }
+            _ => None,
+        };
+        match texts.map(|texts| set(&texts)) {
+            Some(Ok(())) => {}
+            Some(Err(problem)) => self.problem(key, &problem),
+            None => self.problem(key, "must be a list of texts"),
+        }
+    }
+
+    fn boolean(&mut self, key: &'static str, target: &mut bool) {
+        match self.take(key) {
+            None => {}
+            Some(Value::Boolean(value)) => *target = value,
+            Some(_) => self.problem(key, "must be true or false"),
+        }
+    }
+
+    fn number(&mut self, key: &'static str, min: u64, max: u64, target: &mut u64) {
+        match self.take(key) {
+            None => {}
+            Some(Value::Integer(value)) => match u64::try_from(value) {
+                Ok(value) if (min..=max).contains(&value) => *target = value,
+                _ => self.problem(key, &format!("{value} is not between {min} and {max}")),
+            },
+            Some(_) => self.problem(key, "must be a whole number"),
+        }
+    }
+
+    fn count(&mut self, key: &'static str, target: &mut usize) {
+        let mut value = *target as u64;
+        self.number(key, 1, usize::MAX as u64, &mut value);
+        *target = usize::try_from(value).expect("checked against usize::MAX");
+    }
+
+    fn seconds(&mut self, key: &'static str, target: &mut Duration) {
+        let mut value = target.as_secs();
+        self.number(key, 1, 365 * 24 * 3600, &mut value);
+        *target = Duration::from_secs(value);
+    }
+
+    fn section(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>)) {
+        match self.take(key) {
+            None => {}
+            Some(Value::Table(table)) => {
+                let mut section = Section::new(format!("{}{key}.", self.path), table, self.problems);
+                read(&mut section);
+                section.finish();
+            }
+            Some(_) => self.problem(key, "must be a table"),
+        }
+    }
+
+    fn finish(self) {
+        for key in self.table.keys() {
+            let known = self.known.join(", ");
+            self.problems.push(format!("{}{key}: unknown key; known here: {known}", self.path));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.listen, Config::default().listen);
+        assert!(config.listen.ip().is_loopback());
+    }
+
+    #[test]
+    fn the_example_is_valid_and_says_the_defaults() {
+        let config = Config::parse(EXAMPLE).unwrap();
+        let mut default = Config::default();
+        // The example cannot know how many cores a machine has.
+        default.worker.slots = config.worker.slots;
+        assert_eq!(format!("{config:?}"), format!("{default:?}"));
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_its_path() {
+        let text = r#"
+            listen = "nowhere"
+            instances = ["a/blobs"]
+            colour = "green"
+            [requests]
+            batch_bytes_max = 0
+            [worker]
+            slots = "many"
+            [worker.limits]
+            stdout_byte_max = 5
+            input_bytes_max = -1
+        "#;
+        let problems = Config::parse(text).unwrap_err();
+        for path in [
+            "listen:", "instances:", "colour:", "requests.batch_bytes_max:", "worker.slots:",
+            "worker.limits.stdout_byte_max:", "worker.limits.input_bytes_max:",
+        ] {
+            assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:?}");
+        }
+        assert_eq!(problems.len(), 7, "{problems:?}");
+    }
+
+    #[test]
+    fn broken_toml_says_where() {
+        assert!(Config::parse("listen = ").unwrap_err()[0].contains("line 1"));
+    }
+}

@@ -1,13 +1,150 @@
 //! The command line: one file for each command.
 
+use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 mod action;
+mod args;
 mod cas;
 mod config;
 mod demo;
+mod follow;
+mod format;
 mod progress;
+mod report;
 mod run;
 mod serve;
+mod tree_view;
+
+/// How long work that nobody waits for any more may hold up the end of the process.
+const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);
+
+const ABOUT: &str = "\
+Wardian runs build actions in sealed WebAssembly cases and serves the results over the Remote Execution API.
+
+A compiler, a linker or any other tool that was compiled to WASI goes into the input tree of an action; a \
+worker runs it with that tree and nothing else, so the result is the same bytes on any machine.";
+
+const EXAMPLES: &str = "\
+First steps:
+  wardian demo                                    compile, link and run a C program, twice; needs no server
+  wardian serve --data ./wardian-data             start a server on 127.0.0.1:8980
+  wardian run --input . --output o.txt -- tool.wasm arg
+                                                  run a tool of this directory on the server
+  wardian cas put ./src                           store a directory and print its digest
+  wardian action show HASH/SIZE                   see what an action was made of
+
+Every command explains itself: wardian run --help";
+
+#[derive(Parser, Debug)]
+#[command(name = "wardian", version, about = ABOUT.split_once("\n\n").expect("two paragraphs").0, long_about = ABOUT)]
+#[command(after_help = EXAMPLES, propagate_version = true, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    remote: args::Remote,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Start a server, with workers in the same process.
+    Serve(serve::ServeArgs),
+    /// Run a tool on the server and bring its outputs back.
+    Run(run::RunArgs),
+    /// Store, fetch and list blobs and directory trees.
+    Cas(cas::CasArgs),
+    /// Look at an action, its inputs and its result.
+    Action(action::ActionArgs),
+    /// Show everything at work on this machine: compile, link and run a C program, in Wasm.
+    Demo(demo::DemoArgs),
+    /// Check, explain or print the configuration.
+    Config(config::ConfigArgs),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(dispatch(cli));
+    runtime.shutdown_timeout(SHUTDOWN_TIME_MAX);
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {}", explain(&error));
+        ExitCode::FAILURE
+    })
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Serve(args) => serve::serve(args).await,
+        Command::Run(args) => run::run(&cli.remote, args).await,
+        Command::Cas(args) => cas::cas(&cli.remote, args).await,
+        Command::Action(args) => action::action(&cli.remote, args).await,
+        Command::Demo(args) => demo::demo(args).await,
+        Command::Config(args) => config::config(args),
+    }
+}
+
+/// Returns an error with its causes, each said once.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
+fn print(bytes: impl AsRef<[u8]>) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes.as_ref()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a value as indented JSON to standard output.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(serde_json::to_string_pretty(value)? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let io = std::io::Error::other("disk on fire");
+        let error = anyhow::Error::new(io).context("a.txt: disk on fire").context("cannot store a.txt");
+        assert_eq!(explain(&error), "cannot store a.txt: a.txt: disk on fire");
+    }
+
+    #[test]
+    fn connection_flags_are_understood_before_and_after_the_command() {
+        for line in ["wardian --server h:1 cas get X", "wardian cas get X --server h:1"] {
+            let line = line.replace('X', &format!("{}/1", "0".repeat(64)));
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(cli.remote.server.to_string(), "http://h:1");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The input tree of an action: complete or refused, then staged as private copies.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cap_std::ambient_authority;
+use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt as _};
+use wardian_proto::{Digest, Directory, FileEntry, RelPath, Segment};
+use wardian_store::tree::closure;
+use wardian_store::{BlobStore, StoreError};
+
+use crate::{Failure, Limits};
+
+/// Files up to this size are fetched and written together.
+const SMALL_FILE_BYTES: u64 = 64 * 1024;
+
+/// Small files fetched in one batch.
+const BATCH_FILES: usize = 512;
+
+/// Symlinks followed when a path is looked up, as Linux does.
+const SYMLINKS_FOLLOWED_MAX: usize = 40;
+
+/// An input tree all of whose blobs were found in the store.
+#[derive(Debug)]
+pub(crate) struct InputRoot {
+    root: Digest,
+    directories: HashMap<Digest, Directory>,
+}
+
+/// One thing to make while staging.
+enum Entry {
+    Directory(RelPath),
+    File(RelPath, FileEntry),
+    Symlink(RelPath, String),
+}
+
+impl InputRoot {
+    /// Reads the whole tree. Every blob that is missing is named in the failure.
+    pub(crate) async fn read(store: &dyn BlobStore, root: Digest, limits: &Limits) -> Result<Self, Failure> {
+        let found = closure(store, root, limits.tree).await?;
+        let mut missing = found.missing.clone();
+        missing.extend(store.find_missing(&found.files()).await?);
+        if !missing.is_empty() {
+            return Err(Failure::MissingBlobs(missing));
+        }
+        Ok(Self { root, directories: found.directories })
+    }
+
+    /// Whether there is a directory at this path.
+    pub(crate) fn has_directory(&self, path: &RelPath) -> bool {
+        self.directory(path).is_some()
+    }
+
+    fn directory(&self, path: &RelPath) -> Option<&Directory> {
+        let mut directory = &self.directories[&self.root];
+        for name in path.segments() {
+            let entry = directory.directories.iter().find(|d| d.name.as_str() == name)?;
+            directory = &self.directories[&entry.digest];
+        }
+        Some(directory)
+    }
+
+    /// Finds the file a path leads to, following symlinks inside the tree only.
+    pub(crate) fn file(&self, path: &RelPath) -> Option<&FileEntry> {
+        let mut path = path.clone();
+        for _ in 0..SYMLINKS_FOLLOWED_MAX {
+            match self.step(&path)? {
+                Step::File(file) => return Some(file),
+                Step::Elsewhere(next) => path = next,
+            }
+        }
+        None
+    }
+
+    /// Walks until the end or the first symlink.
+    fn step(&self, path: &RelPath) -> Option<Step<'_>> {
+        let mut directory = &self.directories[&self.root];
+        let mut at = RelPath::root();
+        let mut names = path.segments();
+        while let Some(name) = names.next() {
+            if let Some(entry) = directory.directories.iter().find(|d| d.name.as_str() == name) {
+                directory = &self.directories[&entry.digest];
+                at = at.join(&entry.name);
+            } else if let Some(link) = directory.symlinks.iter().find(|s| s.name.as_str() == name) {
+                let rest: Vec<&str> = names.collect();
+                return at.resolve(&link.target).ok()?.resolve(&rest.join("/")).ok().map(Step::Elsewhere);
+            } else {
+                let file = directory.files.iter().find(|f| f.name.as_str() == name)?;
+                return names.next().is_none().then_some(Step::File(file));
+            }
+        }
+        None
+    }
+
+    /// Lays the tree out below `target`, which must be empty. Every file is a copy of its own.
+    pub(crate) async fn stage(
+        &self,
+        store: &dyn BlobStore,
+        target: &Path,
+        limits: &Limits,
+    ) -> Result<(), Failure> {
+        let entries = self.entries(limits)?;
+        let root = Dir::open_ambient_dir(target, ambient_authority()).map_err(Failure::io("open input root"))?;
+        let root = Arc::new(root);
+        let mut small = Vec::new();
+        let mut large = Vec::new();
+        let mut made = Vec::new();
+        for entry in entries {
+            match entry {
+                Entry::File(path, file) if file.digest.size() <= SMALL_FILE_BYTES => small.push((path, file)),
+                Entry::File(path, file) => large.push((path, file)),
+                other => made.push(other),
+            }
+        }
+        let dir = Arc::clone(&root);
+        blocking(move || make_directories_and_links(&dir, made)).await?;
+        for batch in small.chunks(BATCH_FILES) {
+            self.stage_small(store, &root, batch).await?;
+        }
+        for (path, file) in large {
+            let dir = Arc::clone(&root);
+            let handle = blocking(move || create_file(&dir, &path, file.is_executable)).await?;
+            store.copy_to(&file.digest, handle).await?;
+        }
+        Ok(())
+    }
+
+    async fn stage_small(
+        &self,
+        store: &dyn BlobStore,
+        root: &Arc<Dir>,
+        batch: &[(RelPath, FileEntry)],
+    ) -> Result<(), Failure> {
+        let digests: Vec<Digest> = batch.iter().map(|(_, file)| file.digest).collect();
+        let contents: Result<Vec<Bytes>, StoreError> = store.get_batch(&digests).await.into_iter().collect();
+        let contents = contents?;
+        let root = Arc::clone(root);
+        let batch = batch.to_vec();
+        blocking(move || {
+            for ((path, file), content) in batch.into_iter().zip(contents) {
+                create_file(&root, &path, file.is_executable)?
+                    .write_all(&content)
+                    .map_err(Failure::io("write input file"))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Every path of the tree, parents first. A subtree that occurs twice is listed twice.
+    fn entries(&self, limits: &Limits) -> Result<Vec<Entry>, Failure> {
+        let mut entries = Vec::new();
+        let mut bytes: u64 = 0;
+        let mut pending = vec![(RelPath::root(), self.root)];
+        while let Some((path, digest)) = pending.pop() {
+            let directory = &self.directories[&digest];
+            let join = |name: &Segment| {
+                let joined = path.join(name);
+                // Checked again as a whole: each name may be short and the path too long.
+                RelPath::parse(joined.as_str()).map_err(|e| Failure::InvalidArgument(format!("input root: {e}")))
+            };
+            for file in &directory.files {
+                bytes = bytes.saturating_add(file.digest.size());
+                entries.push(Entry::File(join(&file.name)?, file.clone()));
+            }
+            for link in &directory.symlinks {
+                entries.push(Entry::Symlink(join(&link.name)?, link.target.clone()));
+            }
+            for child in &directory.directories {
+                let path = join(&child.name)?;
+                entries.push(Entry::Directory(path.clone()));
+                pending.push((path, child.digest));
+            }
+            if entries.len() > limits.input_entries_max {
+                return Err(Failure::InvalidArgument(format!(
+                    "input root has more than {} entries (limit input_entries_max)",
+                    limits.input_entries_max
+                )));
+            }
+        }
+        if bytes > limits.input_bytes_max {
+            return Err(Failure::InvalidArgument(format!(
+                "input root has {bytes} bytes; limit input_bytes_max is {}",
+                limits.input_bytes_max
+            )));
+        }
+        Ok(entries)
+    }
+}
+
+enum Step<'a> {
+    File(&'a FileEntry),
+    Elsewhere(RelPath),
+}
+
+/// Makes the leading directories of every output, as the API asks before a run.
+pub(crate) async fn make_parents(target: &Path, paths: Vec<RelPath>) -> Result<(), Failure> {
+    let target = target.to_owned();
+    blocking(move || {
+        let root = Dir::open_ambient_dir(target, ambient_authority()).map_err(Failure::io("open input root"))?;
+        for parent in paths.iter().filter_map(RelPath::parent).filter(|p| !p.is_root()) {
+            root.create_dir_all(parent.as_str()).map_err(|error| {
+                Failure::InvalidArgument(format!("leading directories of output {parent}: {error}"))
+            })?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn make_directories_and_links(root: &Dir, entries: Vec<Entry>) -> Result<(), Failure> {
+    let mut links = Vec::new();
+    for entry in entries {
+        match entry {
+            Entry::Directory(path) => {
+                root.create_dir(path.as_str()).map_err(Failure::io("make input directory"))?;
+            }
+            Entry::Symlink(path, target) => links.push((path, target)),
+            Entry::File(..) => unreachable!("files were taken out by the caller"),
+        }
+    }
+    for (path, target) in links {
+        root.symlink(&target, path.as_str()).map_err(Failure::io("make input symlink"))?;
+    }
+    Ok(())
+}
+
+fn create_file(root: &Dir, path: &RelPath, is_executable: bool) -> Result<std::fs::File, Failure> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(if is_executable { 0o755 } else { 0o644 });
+    let file = root.open_with(path.as_str(), &options).map_err(Failure::io("create input file"))?;
+    Ok(file.into_std())
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(join) => std::panic::resume_unwind(join.into_panic()),
+    }
+}
+
+#[cfg(test)]
+#[path = "input_root_tests.rs"]
+mod tests;

@@ -1,0 +1,303 @@
+//! The worker loop: takes assignments, runs them, reports.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use wardian_proto::{Digest, DigestFunction, RelPath, pack_any, reapi, rpc};
+use wardian_scheduler::{Assignment, Offer, WorkQueue, WorkerId};
+use wardian_store::{BlobStore, Upload};
+
+use crate::action::{self, ActionSpec};
+use crate::executor::native::NativeExecutor;
+use crate::executor::wasm::WasmExecutor;
+use crate::executor::{Executor, Finished, Outcome, Task};
+use crate::input_root::{InputRoot, make_parents};
+use crate::{Failure, Limits, outputs};
+
+/// What a worker is made from.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The name that results carry.
+    pub name: String,
+    /// A folder of its own: staged input roots and compiled modules.
+    pub folder: PathBuf,
+    /// Actions run at once.
+    pub slots: usize,
+    /// Whether actions that are not Wasm are run as processes of this machine.
+    pub native: bool,
+    /// Further properties to offer, such as `pool=large`.
+    pub properties: Vec<(String, String)>,
+    /// Limits of each action.
+    pub limits: Limits,
+}
+
+/// Runs actions until its queue shuts down.
+pub struct Worker {
+    config: WorkerConfig,
+    store: Arc<dyn BlobStore>,
+    queue: Arc<dyn WorkQueue>,
+    wasm: WasmExecutor,
+    native: Option<NativeExecutor>,
+}
+
+impl Worker {
+    /// Prepares the worker's folder. What an earlier run of the worker left staged there is removed.
+    pub fn new(
+        config: WorkerConfig,
+        store: Arc<dyn BlobStore>,
+        queue: Arc<dyn WorkQueue>,
+    ) -> anyhow::Result<Self> {
+        let staged = config.folder.join("staged");
+        if staged.exists() {
+            std::fs::remove_dir_all(&staged)?;
+        }
+        std::fs::create_dir_all(&staged)?;
+        let compiled = config.folder.join("compiled");
+        let wasm = WasmExecutor::new(&compiled, Arc::clone(&store), &config.limits)?;
+        let native = config.native.then(|| NativeExecutor::new(&config.limits));
+        Ok(Self { config, store, queue, wasm, native })
+    }
+
+    fn offer(&self) -> Offer {
+        let mut properties: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut add = |name: &str, value: &str| properties.entry(name.into()).or_default().push(value.into());
+        add("OSFamily", "wasi");
+        add("ISA", "wasm32");
+        if self.native.is_some() {
+            add("OSFamily", os_family());
+            add("ISA", isa());
+        }
+        for (name, value) in &self.config.properties {
+            add(name, value);
+        }
+        Offer { name: self.config.name.clone(), properties, slots: self.config.slots }
+    }
+
+    /// Makes the worker known to its queue and starts its slots.
+    ///
+    /// The set ends when the queue shuts down and every action that was running has ended.
+    pub async fn start(self) -> JoinSet<()> {
+        let worker = self.queue.register(self.offer()).await;
+        let shared = Arc::new(self);
+        let mut slots = JoinSet::new();
+        for _ in 0..shared.config.slots {
+            let shared = Arc::clone(&shared);
+            slots.spawn(async move {
+                while let Some(assignment) = shared.queue.next(worker).await {
+                    shared.serve(worker, assignment).await;
+                }
+            });
+        }
+        slots
+    }
+
+    async fn serve(self: &Arc<Self>, worker: WorkerId, assignment: Assignment) {
+        let run = assignment.run;
+        let shared = Arc::clone(self);
+        // A task of its own: a panic in an executor ends one action, not the slot.
+        let served = tokio::spawn(async move {
+            let mut progress = Progress::new(&shared, &assignment);
+            let response = shared.execute(&assignment, &mut progress).await;
+            progress.respond(response)
+        });
+        let response = served.await.unwrap_or_else(|panic| {
+            tracing::error!(?panic, "an action panicked the worker");
+            let failure = Failure::Internal("the worker failed; its log has the reason".into());
+            reapi::ExecuteResponse { status: Some(failure.to_status()), ..Default::default() }
+        });
+        self.queue.complete(worker, run, response).await;
+    }
+
+    async fn execute(
+        &self,
+        assignment: &Assignment,
+        progress: &mut Progress<'_>,
+    ) -> Result<(reapi::ActionResult, Option<Failure>), Failure> {
+        let limits = &self.config.limits;
+        let store = &*self.store;
+        progress.metadata.input_fetch_start_timestamp = now();
+        progress.report("fetching inputs").await;
+        let spec = action::read(store, assignment.job.action, limits).await?;
+        let input = InputRoot::read(store, spec.input_root, limits).await?;
+        if !input.has_directory(&spec.working_directory) {
+            return Err(Failure::InvalidArgument(format!(
+                "Command.working_directory {} is not a directory of the input root",
+                spec.working_directory
+            )));
+        }
+        let executor = self.choose(&spec, &input).await?;
+        let staged = tempfile::Builder::new()
+            .prefix("action-")
+            .tempdir_in(self.config.folder.join("staged"))
+            .map_err(Failure::io("make folder for input root"))?;
+        let task = Task {
+            spec: &spec,
+            input: &input,
+            root: staged.path().to_owned(),
+            cancelled: assignment.cancelled.clone(),
+        };
+        progress.metadata.worker = format!("{}/{}", self.config.name, executor.name());
+        progress.report("preparing the tool (a module that is new to this worker is compiled first)").await;
+        unless_cancelled(&task.cancelled, async {
+            executor.prepare(&task).await?;
+            input.stage(store, staged.path(), limits).await?;
+            let parents: Vec<RelPath> = spec.outputs.all().map(|output| output.path.clone()).collect();
+            make_parents(staged.path(), parents).await
+        })
+        .await?;
+        progress.metadata.input_fetch_completed_timestamp = now();
+        progress.metadata.execution_start_timestamp = now();
+        progress.report("running the command").await;
+        let (finished, failure) = match executor.run(&task).await? {
+            Outcome::Exited(finished) => (finished, None),
+            Outcome::CutShort(finished, failure) => (finished, Some(failure)),
+        };
+        progress.metadata.execution_completed_timestamp = now();
+        progress.metadata.virtual_execution_duration = finished.duration.try_into().ok();
+        progress.metadata.output_upload_start_timestamp = now();
+        progress.report("uploading outputs").await;
+        let collected = outputs::collect(store, staged.path(), &spec, limits).await;
+        let (mut result, failure) = match (collected, failure) {
+            (Ok(result), failure) => (result, failure),
+            // What was cut short may have left anything; its own failure says more.
+            (Err(_), Some(failure)) => (reapi::ActionResult::default(), Some(failure)),
+            (Err(failure), None) => (reapi::ActionResult::default(), Some(failure)),
+        };
+        self.add_streams(&mut result, finished, spec.action.function()).await?;
+        progress.metadata.output_upload_completed_timestamp = now();
+        // Removing a large staged tree takes a while; the client need not wait for it.
+        tokio::task::spawn_blocking(move || drop(staged));
+        Ok((result, failure))
+    }
+
+    /// Wasm when the platform says so, or says nothing and the tool is a module; else native.
+    async fn choose(&self, spec: &ActionSpec, input: &InputRoot) -> Result<&dyn Executor, Failure> {
+        let wasm = match spec.platform.get("OSFamily") {
+            Some("wasi") => true,
+            Some(_) => false,
+            None => {
+                let isa = spec.platform.get("ISA");
+                isa == Some("wasm32")
+                    || (isa.is_none() && WasmExecutor::is_wasm(&*self.store, input, spec).await?)
+            }
+        };
+        let isa_fits = |isa: &str| (isa == "wasm32") == wasm;
+        if let Some((_, isa)) = spec.platform.iter().find(|(name, value)| *name == "ISA" && !isa_fits(value)) {
+            return Err(Failure::FailedPrecondition(format!(
+                "platform asks for ISA={isa}, which the executor for this action does not have"
+            )));
+        }
+        if wasm {
+            return Ok(&self.wasm);
+        }
+        let native = self.native.as_ref().map(|native| native as &dyn Executor);
+        native.ok_or_else(|| {
+            Failure::FailedPrecondition(format!(
+                "tool {:?} is no WebAssembly module, and worker {} runs nothing else \
+                 (worker.native is off)",
+                spec.arguments[0], self.config.name
+            ))
+        })
+    }
+
+    async fn add_streams(
+        &self,
+        result: &mut reapi::ActionResult,
+        finished: Finished,
+        function: DigestFunction,
+    ) -> Result<(), Failure> {
+        let digests: Vec<Digest> =
+            [&finished.stdout, &finished.stderr].map(|bytes| function.digest(bytes)).to_vec();
+        for (digest, bytes) in digests.iter().zip([finished.stdout, finished.stderr]) {
+            self.store.put(Upload::bytes(*digest, bytes)).await?;
+        }
+        result.exit_code = finished.exit_code;
+        result.stdout_digest = Some(digests[0].to_wire());
+        result.stderr_digest = Some(digests[1].to_wire());
+        Ok(())
+    }
+}
+
+/// Gives up on preparations when nobody waits for the action any more.
+async fn unless_cancelled<T>(
+    cancelled: &watch::Receiver<bool>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut cancelled = cancelled.clone();
+    tokio::select! {
+        done = work => done,
+        Ok(_) = cancelled.wait_for(|stop| *stop) => Err(Failure::Cancelled),
+    }
+}
+
+/// The metadata of one run while it grows.
+struct Progress<'a> {
+    worker: &'a Worker,
+    assignment: &'a Assignment,
+    metadata: reapi::ExecutedActionMetadata,
+}
+
+impl<'a> Progress<'a> {
+    fn new(worker: &'a Worker, assignment: &'a Assignment) -> Self {
+        let metadata = reapi::ExecutedActionMetadata {
+            worker: worker.config.name.clone(),
+            queued_timestamp: Some(assignment.queued_at.into()),
+            worker_start_timestamp: now(),
+            ..Default::default()
+        };
+        Self { worker, assignment, metadata }
+    }
+
+    /// Tells whoever waits what happens now, as a `google.protobuf.StringValue`.
+    async fn report(&self, doing: &str) {
+        let mut metadata = self.metadata.clone();
+        metadata.auxiliary_metadata.push(pack_any("google.protobuf.StringValue", &doing.to_owned()));
+        self.worker.queue.progress(self.assignment.run, metadata).await;
+    }
+
+    fn respond(
+        mut self,
+        ended: Result<(reapi::ActionResult, Option<Failure>), Failure>,
+    ) -> reapi::ExecuteResponse {
+        self.metadata.worker_completed_timestamp = now();
+        let (result, failure) = match ended {
+            Ok((result, failure)) => (Some(result), failure),
+            Err(failure) => (None, Some(failure)),
+        };
+        if let Some(failure) = &failure {
+            tracing::info!(action = %self.assignment.job.action, %failure, "action did not finish");
+        }
+        let metadata = self.metadata;
+        let ok = || rpc::Status { code: rpc::Code::Ok.into(), ..Default::default() };
+        reapi::ExecuteResponse {
+            result: result.map(|r| reapi::ActionResult { execution_metadata: Some(metadata), ..r }),
+            status: Some(failure.as_ref().map_or_else(ok, Failure::to_status)),
+            ..Default::default()
+        }
+    }
+}
+
+fn now() -> Option<prost_types::Timestamp> {
+    Some(SystemTime::now().into())
+}
+
+/// This machine's `OSFamily` in the words of the platform lexicon.
+fn os_family() -> &'static str {
+    std::env::consts::OS
+}
+
+/// This machine's base `ISA` in the words of the platform lexicon.
+fn isa() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "x86-64",
+        "aarch64" => "arm-a64",
+        other => other,
+    }
+}
+
+/// How long a shutdown waits for running actions.
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);

@@ -1,0 +1,87 @@
+//! The client side of the API: what `run`, `cas`, `action` and `demo` are made of.
+//!
+//! Everything goes through gRPC, also when the server runs in the same process. Answers of a server
+//! are parsed like requests: a path that leads out of where it belongs never reaches the disk.
+
+mod action_spec;
+mod connect;
+mod execution;
+mod failure;
+mod input;
+mod output_tree;
+mod output_writer;
+mod outputs;
+mod transfer;
+
+pub use action_spec::{ActionSpec, EncodedAction};
+pub use connect::{ClientError, ServerUrl, ServerUrlError};
+pub use execution::{Execution, Outcome, Progress, Step};
+pub use failure::{Failure, Violation};
+pub use input::{InputError, InputLimits, LocalTree};
+pub use output_tree::OutputLimits;
+pub use output_writer::{OutputError, OutputWriter};
+pub use outputs::{DownloadedOutput, OutputKind, download_outputs, logged_bytes};
+pub use transfer::{Blobs, Sent, TransferError, fetch_into, upload};
+
+pub(crate) use action_spec::DIGEST_FUNCTION;
+pub(crate) use input::hash_file;
+
+use tonic::transport::Channel;
+use wardian_proto::{Digest, InstanceName, reapi};
+use wardian_store::backend::GrpcStore;
+
+/// Largest message the client accepts; servers stay below 4 MiB unless results carry large logs inline.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// A connection to one instance of a server.
+#[derive(Clone)]
+pub struct Client {
+    channel: Channel,
+    instance: InstanceName,
+    store: GrpcStore,
+}
+
+impl Client {
+    /// Connects, so that a server that is not there is noticed here and not later.
+    pub async fn connect(url: &ServerUrl, instance: InstanceName) -> Result<Self, ClientError> {
+        let channel = connect::channel(url).await?;
+        let store = GrpcStore::new(channel.clone(), instance.clone(), Default::default());
+        Ok(Self { channel, instance, store })
+    }
+
+    /// The instance's CAS.
+    pub fn store(&self) -> &GrpcStore {
+        &self.store
+    }
+
+    /// Returns the cached result of an action, if there is one.
+    pub async fn action_result(&self, action: Digest) -> Result<Option<reapi::ActionResult>, ClientError> {
+        let request = reapi::GetActionResultRequest {
+            instance_name: self.instance.as_str().to_owned(),
+            action_digest: Some(action.to_wire()),
+            digest_function: action.function().wire().into(),
+            ..Default::default()
+        };
+        let mut cache = reapi::action_cache_client::ActionCacheClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        match cache.get_action_result(request).await {
+            Ok(response) => Ok(Some(response.into_inner())),
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+            Err(status) => Err(ClientError::call("GetActionResult", status)),
+        }
+    }
+
+    /// Starts an action whose blobs are stored.
+    pub fn execute(&self, action: Digest, skip_cache_lookup: bool) -> Execution {
+        let request = reapi::ExecuteRequest {
+            instance_name: self.instance.as_str().to_owned(),
+            action_digest: Some(action.to_wire()),
+            digest_function: action.function().wire().into(),
+            skip_cache_lookup,
+            inline_stdout: true,
+            inline_stderr: true,
+            ..Default::default()
+        };
+        Execution::new(self.channel.clone(), request)
+    }
+}

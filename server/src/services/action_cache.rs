@@ -1,0 +1,121 @@
+//! ActionCache: results by action.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tonic::{Request, Response, Status};
+use wardian_proto::{Digest, DigestFunction, reapi};
+use wardian_store::{BlobStore, Upload};
+
+use super::inline::Inline;
+use super::{Context, digest};
+
+pub(super) struct ActionCache(pub(super) Arc<Context>);
+
+#[tonic::async_trait]
+impl reapi::action_cache_server::ActionCache for ActionCache {
+    async fn get_action_result(
+        &self,
+        request: Request<reapi::GetActionResultRequest>,
+    ) -> Result<Response<reapi::ActionResult>, Status> {
+        let request = request.into_inner();
+        let instance = self.0.instance(&request.instance_name)?;
+        let action = digest(request.digest_function, request.action_digest.as_ref())?;
+        let found = self.0.action_cache.get(&instance, &action).await?;
+        let mut result =
+            found.ok_or_else(|| Status::not_found(format!("no result of action {action} is cached")))?;
+        let inline = Inline {
+            stdout: request.inline_stdout,
+            stderr: request.inline_stderr,
+            output_files: &request.inline_output_files,
+        };
+        inline.apply(&*self.0.blobs, action.function(), &mut result).await;
+        Ok(Response::new(result))
+    }
+
+    async fn update_action_result(
+        &self,
+        request: Request<reapi::UpdateActionResultRequest>,
+    ) -> Result<Response<reapi::ActionResult>, Status> {
+        let request = request.into_inner();
+        let instance = self.0.instance(&request.instance_name)?;
+        if !self.0.action_cache_update {
+            return Err(Status::permission_denied(
+                "clients may not write action results here (setting `action_cache_update`)",
+            ));
+        }
+        let action = digest(request.digest_function, request.action_digest.as_ref())?;
+        let mut result =
+            request.action_result.ok_or_else(|| Status::invalid_argument("action_result is missing"))?;
+        check_digests(action.function(), &result)?;
+        self.store_inlined(action.function(), &mut result).await?;
+        // So that the stored bytes are never empty, whatever the client sent.
+        let metadata = result.execution_metadata.get_or_insert_default();
+        if metadata.worker.is_empty() {
+            metadata.worker = "uploaded by a client".into();
+        }
+        self.0.action_cache.put(&instance, &action, &result).await?;
+        Ok(Response::new(result))
+    }
+}
+
+impl ActionCache {
+    /// Moves contents that a client put into the result to where they belong.
+    async fn store_inlined(
+        &self,
+        function: DigestFunction,
+        result: &mut reapi::ActionResult,
+    ) -> Result<(), Status> {
+        let blobs = &*self.0.blobs;
+        for (raw, digest) in [
+            (&mut result.stdout_raw, &mut result.stdout_digest),
+            (&mut result.stderr_raw, &mut result.stderr_digest),
+        ] {
+            store(blobs, function, std::mem::take(raw), digest).await?;
+        }
+        for file in &mut result.output_files {
+            store(blobs, function, std::mem::take(&mut file.contents), &mut file.digest).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Stores raw bytes under the digest given beside them, or under their own when there is none.
+async fn store(
+    blobs: &dyn BlobStore,
+    function: DigestFunction,
+    raw: Bytes,
+    wire: &mut Option<reapi::Digest>,
+) -> Result<(), Status> {
+    if raw.is_empty() {
+        return Ok(());
+    }
+    let named = wire.as_ref().and_then(|wire| Digest::from_wire(function, Some(wire)).ok());
+    let digest = named.unwrap_or_else(|| function.digest(&raw));
+    blobs.put(Upload::bytes(digest, raw)).await?;
+    *wire = Some(digest.to_wire());
+    Ok(())
+}
+
+/// Every digest in a result must be one; whether its blob is there is looked at when it is served.
+fn check_digests(function: DigestFunction, result: &reapi::ActionResult) -> Result<(), Status> {
+    let directories = result.output_directories.iter();
+    let all = result
+        .output_files
+        .iter()
+        .filter(|file| file.contents.is_empty())
+        .map(|file| (file.path.as_str(), file.digest.as_ref().or(Some(&NO_DIGEST))))
+        .chain([("stdout", result.stdout_digest.as_ref()), ("stderr", result.stderr_digest.as_ref())])
+        .chain(directories.clone().map(|d| (d.path.as_str(), d.tree_digest.as_ref())))
+        .chain(directories.map(|d| (d.path.as_str(), d.root_directory_digest.as_ref())));
+    for (what, wire) in all {
+        if wire.is_some() {
+            Digest::from_wire(function, wire)
+                .map_err(|error| Status::invalid_argument(format!("action_result, {what}: {error}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// Stands for a digest that must be there and is not; refused like any malformed one.
+static NO_DIGEST: reapi::Digest = reapi::Digest { hash: String::new(), size_bytes: 0 };

@@ -1,0 +1,195 @@
+//! ByteStream over the CAS: blobs of any size, piece by piece.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, Stream, StreamExt as _};
+use tonic::{Request, Response, Status, Streaming};
+use wardian_proto::bytestream::{
+    QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
+};
+use wardian_proto::{Compressor, Digest, ReadName, WriteName};
+use wardian_store::{ByteRange, StoreError, Upload};
+
+use super::{Context, bad_name};
+
+/// Header in which clients may repeat the resource name, for routing.
+const RESOURCE_NAME_HEADER: &str = "build.bazel.remote.execution.v2.resource-name";
+
+pub(super) struct ByteStream(pub(super) Arc<Context>);
+
+impl ByteStream {
+    async fn is_stored(&self, digest: &Digest) -> Result<bool, Status> {
+        Ok(self.0.blobs.find_missing(&[*digest]).await?.is_empty())
+    }
+
+    fn parse_write(&self, name: &str) -> Result<WriteName, Status> {
+        let mut name = WriteName::parse(name).map_err(bad_name)?;
+        name.instance = self.0.served(name.instance)?;
+        check_compressor(name.compressor)?;
+        let (size, max) = (name.digest.size(), self.0.requests.blob_bytes_max);
+        if size > max {
+            let text = format!("blob has {size} bytes; limit max_cas_blob_size_bytes is {max}");
+            return Err(Status::invalid_argument(text));
+        }
+        Ok(name)
+    }
+}
+
+fn check_compressor(compressor: Compressor) -> Result<(), Status> {
+    match compressor {
+        Compressor::Identity => Ok(()),
+        other => Err(Status::invalid_argument(format!(
+            "compressor {} is not offered: see supported_compressors in Capabilities",
+            other.name()
+        ))),
+    }
+}
+
+fn check_header<T>(request: &Request<T>, name: &str) -> Result<(), Status> {
+    match request.metadata().get(RESOURCE_NAME_HEADER) {
+        Some(header) if header.as_bytes() != name.as_bytes() => {
+            Err(Status::invalid_argument(format!("header {RESOURCE_NAME_HEADER} differs from resource_name")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn size_on_the_wire(size: u64) -> i64 {
+    i64::try_from(size).expect("digests have sizes below 2^63")
+}
+
+#[tonic::async_trait]
+impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
+    type ReadStream = BoxStream<'static, Result<ReadResponse, Status>>;
+
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        check_header(&request, &request.get_ref().resource_name)?;
+        let request = request.into_inner();
+        let name = ReadName::parse(&request.resource_name).map_err(bad_name)?;
+        self.0.served(name.instance)?;
+        check_compressor(name.compressor)?;
+        let offset = u64::try_from(request.read_offset)
+            .map_err(|_| Status::out_of_range(format!("read_offset {} is negative", request.read_offset)))?;
+        let limit = match u64::try_from(request.read_limit) {
+            Err(_) => return Err(Status::invalid_argument("read_limit is negative")),
+            Ok(0) => None,
+            Ok(limit) => Some(limit),
+        };
+        let pieces = self.0.blobs.read(&name.digest, ByteRange { offset, limit }).await?;
+        let responses =
+            pieces.map(|piece| piece.map(|data| ReadResponse { data }).map_err(Status::from));
+        Ok(Response::new(responses.boxed()))
+    }
+
+    async fn write(
+        &self,
+        request: Request<Streaming<WriteRequest>>,
+    ) -> Result<Response<WriteResponse>, Status> {
+        let (metadata, _, mut messages) = request.into_parts();
+        let idle = self.0.requests.upload_idle_max;
+        let first = next_message(&mut messages, idle).await?;
+        let first = first.ok_or_else(|| Status::invalid_argument("the stream ended before its first message"))?;
+        check_header(&Request::from_parts(metadata, Default::default(), ()), &first.resource_name)?;
+        let name = self.parse_write(&first.resource_name)?;
+        let committed = |size| Ok(Response::new(WriteResponse { committed_size: size_on_the_wire(size) }));
+        if self.is_stored(&name.digest).await? {
+            // Somebody was faster. The rest of the stream is not needed.
+            return committed(name.digest.size());
+        }
+        let unfinished = Arc::new(AtomicBool::new(false));
+        let pieces = write_pieces(first, messages, idle, Arc::clone(&unfinished));
+        match self.0.blobs.put(Upload::stream(name.digest, pieces)).await {
+            Ok(()) => committed(name.digest.size()),
+            // Half-closed without finish_write: not an error, but nothing of it is kept.
+            Err(_) if unfinished.load(Ordering::Relaxed) => committed(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn query_write_status(
+        &self,
+        request: Request<QueryWriteStatusRequest>,
+    ) -> Result<Response<QueryWriteStatusResponse>, Status> {
+        let name = self.parse_write(&request.get_ref().resource_name)?;
+        if self.is_stored(&name.digest).await? {
+            let committed_size = size_on_the_wire(name.digest.size());
+            return Ok(Response::new(QueryWriteStatusResponse { committed_size, complete: true }));
+        }
+        Err(Status::not_found("no such upload; parts of uploads are not kept, so start at offset 0"))
+    }
+}
+
+async fn next_message(
+    messages: &mut Streaming<WriteRequest>,
+    idle_max: Duration,
+) -> Result<Option<WriteRequest>, Status> {
+    let idle = |_| {
+        let seconds = idle_max.as_secs();
+        Status::deadline_exceeded(format!(
+            "the upload sent nothing for {seconds} s (limit upload_idle_seconds_max)"
+        ))
+    };
+    tokio::time::timeout(idle_max, messages.message()).await.map_err(idle)?
+}
+
+/// The bytes of an upload's messages, each checked against the protocol as it comes.
+fn write_pieces(
+    first: WriteRequest,
+    messages: Streaming<WriteRequest>,
+    idle_max: Duration,
+    unfinished: Arc<AtomicBool>,
+) -> impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static {
+    let name = first.resource_name.clone();
+    let state = WriteState { name, messages, pending: Some(first), offset: 0, finished: false };
+    futures::stream::try_unfold(state, move |mut state| {
+        let unfinished = Arc::clone(&unfinished);
+        async move {
+            if state.finished {
+                return Ok(None);
+            }
+            let message = match state.pending.take() {
+                Some(message) => Some(message),
+                None => next_message(&mut state.messages, idle_max).await.map_err(StoreError::Source)?,
+            };
+            let Some(message) = message else {
+                unfinished.store(true, Ordering::Relaxed);
+                return Err(StoreError::Source(Status::aborted("the stream ended without finish_write")));
+            };
+            let piece = state.accept(message).map_err(StoreError::Source)?;
+            Ok(Some((piece, state)))
+        }
+    })
+}
+
+struct WriteState {
+    name: String,
+    messages: Streaming<WriteRequest>,
+    pending: Option<WriteRequest>,
+    offset: u64,
+    finished: bool,
+}
+
+impl WriteState {
+    fn accept(&mut self, message: WriteRequest) -> Result<Bytes, Status> {
+        if !message.resource_name.is_empty() && message.resource_name != self.name {
+            return Err(Status::invalid_argument("resource_name changed within one upload"));
+        }
+        if u64::try_from(message.write_offset) != Ok(self.offset) {
+            return Err(Status::invalid_argument(format!(
+                "write_offset is {}; the next byte of this upload is {}",
+                message.write_offset, self.offset
+            )));
+        }
+        self.offset += message.data.len() as u64;
+        self.finished = message.finish_write;
+        // Not waited for: a client may keep its side open until it has the answer.
+        if self.finished && matches!(self.messages.message().now_or_never(), Some(Ok(Some(_)))) {
+            return Err(Status::invalid_argument("a message came after finish_write"));
+        }
+        Ok(message.data)
+    }
+}

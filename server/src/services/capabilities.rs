@@ -1,0 +1,61 @@
+//! What this server can do, and nothing it cannot.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use wardian_proto::semver::SemVer;
+use wardian_proto::{DigestFunction, reapi};
+
+use super::Context;
+
+pub(super) struct Capabilities(pub(super) Arc<Context>);
+
+fn version(major: i32, minor: i32) -> Option<SemVer> {
+    Some(SemVer { major, minor, ..Default::default() })
+}
+
+/// Every priority is served, and in order.
+fn any_priority() -> Option<reapi::PriorityCapabilities> {
+    let range =
+        reapi::priority_capabilities::PriorityRange { min_priority: i32::MIN, max_priority: i32::MAX };
+    Some(reapi::PriorityCapabilities { priorities: vec![range] })
+}
+
+#[tonic::async_trait]
+impl reapi::capabilities_server::Capabilities for Capabilities {
+    async fn get_capabilities(
+        &self,
+        request: Request<reapi::GetCapabilitiesRequest>,
+    ) -> Result<Response<reapi::ServerCapabilities>, Status> {
+        let context = &self.0;
+        context.instance(&request.get_ref().instance_name)?;
+        let functions: Vec<i32> = DigestFunction::ALL.iter().map(|f| f.wire().into()).collect();
+        let requests = context.requests;
+        let cache = reapi::CacheCapabilities {
+            digest_functions: functions.clone(),
+            action_cache_update_capabilities: Some(reapi::ActionCacheUpdateCapabilities {
+                update_enabled: context.action_cache_update,
+            }),
+            max_batch_total_size_bytes: i64::try_from(requests.batch_bytes_max).unwrap_or(i64::MAX),
+            max_cas_blob_size_bytes: i64::try_from(requests.blob_bytes_max).unwrap_or(i64::MAX),
+            symlink_absolute_path_strategy: reapi::symlink_absolute_path_strategy::Value::Disallowed.into(),
+            ..Default::default()
+        };
+        let execution = reapi::ExecutionCapabilities {
+            digest_function: functions[0],
+            digest_functions: functions,
+            exec_enabled: true,
+            execution_priority_capabilities: any_priority(),
+            ..Default::default()
+        };
+        Ok(Response::new(reapi::ServerCapabilities {
+            cache_capabilities: Some(cache),
+            execution_capabilities: Some(execution),
+            // argv[0] is looked up as version 2.3 says. Clients of 2.0 still work, hence "deprecated",
+            // without which older Bazels would refuse the server.
+            deprecated_api_version: version(2, 0),
+            low_api_version: version(2, 3),
+            high_api_version: version(2, 12),
+        }))
+    }
+}

@@ -1,0 +1,218 @@
+//! Execution: actions in, operations out.
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+use wardian_proto::longrunning::{self, operation};
+use wardian_proto::{Digest, DigestFunction, InstanceName, pack_any, reapi, rpc};
+use wardian_runtime::action;
+use wardian_scheduler::state::View;
+use wardian_scheduler::{Job, Operation, OperationName, Stage, SubmitError};
+
+use super::inline::Inline;
+use super::{Context, digest, failure_status};
+
+/// Files that one request may ask to have inlined.
+const INLINE_FILES_MAX: usize = 10_000;
+
+pub(super) struct Execution(pub(super) Arc<Context>);
+
+type OperationStream = BoxStream<'static, Result<longrunning::Operation, Status>>;
+
+/// What a client wants inside its response.
+#[derive(Clone, Default)]
+struct InlineHints {
+    stdout: bool,
+    stderr: bool,
+    output_files: Vec<String>,
+}
+
+#[tonic::async_trait]
+impl reapi::execution_server::Execution for Execution {
+    type ExecuteStream = OperationStream;
+    type WaitExecutionStream = OperationStream;
+
+    async fn execute(
+        &self,
+        request: Request<reapi::ExecuteRequest>,
+    ) -> Result<Response<OperationStream>, Status> {
+        let request = request.into_inner();
+        let instance = self.0.instance(&request.instance_name)?;
+        let action_digest = digest(request.digest_function, request.action_digest.as_ref())?;
+        if request.inline_output_files.len() > INLINE_FILES_MAX {
+            let text = format!("inline_output_files has more than {INLINE_FILES_MAX} paths");
+            return Err(Status::invalid_argument(text));
+        }
+        let hints = InlineHints {
+            stdout: request.inline_stdout,
+            stderr: request.inline_stderr,
+            output_files: request.inline_output_files,
+        };
+        let limits = &self.0.limits;
+        let blobs = &*self.0.blobs;
+        let action =
+            action::read_action(blobs, &action_digest, limits).await.map_err(|f| failure_status(&f))?;
+        action::timeout(&action, limits).map_err(|f| failure_status(&f))?;
+        if !request.skip_cache_lookup && !action.do_not_cache {
+            if let Some(result) = self.0.action_cache.get(&instance, &action_digest).await? {
+                return Ok(Response::new(self.cached(&instance, action_digest, result, hints).await));
+            }
+        }
+        let platform = action::read_platform(blobs, &action, &action_digest, limits)
+            .await
+            .map_err(|f| failure_status(&f))?;
+        let job = Job {
+            instance,
+            action: action_digest,
+            platform,
+            priority: request.execution_policy.map_or(0, |policy| policy.priority),
+            do_not_cache: action.do_not_cache,
+        };
+        let operation = self.0.queue.submit(job).map_err(submit_status)?;
+        Ok(Response::new(follow(Arc::clone(&self.0), operation, hints)))
+    }
+
+    async fn wait_execution(
+        &self,
+        request: Request<reapi::WaitExecutionRequest>,
+    ) -> Result<Response<OperationStream>, Status> {
+        let operation = find(&self.0, &request.get_ref().name)?;
+        Ok(Response::new(follow(Arc::clone(&self.0), operation, InlineHints::default())))
+    }
+}
+
+impl Execution {
+    /// A stream of one message: the operation is done before it began.
+    async fn cached(
+        &self,
+        instance: &InstanceName,
+        action: Digest,
+        result: reapi::ActionResult,
+        hints: InlineHints,
+    ) -> OperationStream {
+        let response = reapi::ExecuteResponse {
+            result: Some(result),
+            cached_result: true,
+            status: Some(rpc::Status::default()),
+            ..Default::default()
+        };
+        let response = with_inlined(&self.0, &action, &response, &hints).await;
+        let name = OperationName::new(instance);
+        let operation = completed(&name, &action, &response);
+        futures::stream::iter([Ok(operation)]).boxed()
+    }
+}
+
+fn submit_status(error: SubmitError) -> Status {
+    let text = error.to_string();
+    match error {
+        SubmitError::Unsatisfiable(_) => Status::failed_precondition(text),
+        SubmitError::QueueFull(_) => Status::resource_exhausted(text),
+        SubmitError::ShuttingDown => Status::unavailable(text),
+    }
+}
+
+/// Finds an operation by its name.
+pub(super) fn find(context: &Context, name: &str) -> Result<Operation, Status> {
+    context
+        .queue
+        .operation(&OperationName::from_client(name))
+        .ok_or_else(|| Status::not_found(format!("no operation {name:?}: unknown, or ended some time ago")))
+}
+
+/// Streams an operation's present state and every change until it ends.
+fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> OperationStream {
+    struct Follow {
+        context: Arc<Context>,
+        name: OperationName,
+        views: watch::Receiver<View>,
+        hints: InlineHints,
+        first: bool,
+        ended: bool,
+    }
+    let Operation { name, views } = operation;
+    let state = Follow { context, name, views, hints, first: true, ended: false };
+    futures::stream::unfold(state, |mut state| async move {
+        if state.ended {
+            return None;
+        }
+        // The sender goes when the operation ends, or when somebody deleted it.
+        if !state.first && state.views.changed().await.is_err() {
+            state.ended = true;
+            return Some((Err(Status::not_found("the operation was deleted")), state));
+        }
+        state.first = false;
+        let view = state.views.borrow_and_update().clone();
+        let operation = match &view.stage {
+            Stage::Completed(response) => {
+                state.ended = true;
+                let response =
+                    with_inlined(&state.context, &view.job.action, response, &state.hints).await;
+                completed(&state.name, &view.job.action, &response)
+            }
+            _ => describe(&state.name, &view),
+        };
+        Some((Ok(operation), state))
+    })
+    .boxed()
+}
+
+async fn with_inlined(
+    context: &Context,
+    action: &Digest,
+    response: &reapi::ExecuteResponse,
+    hints: &InlineHints,
+) -> reapi::ExecuteResponse {
+    let mut response = response.clone();
+    if let Some(result) = &mut response.result {
+        let inline =
+            Inline { stdout: hints.stdout, stderr: hints.stderr, output_files: &hints.output_files };
+        inline.apply(&*context.blobs, action.function(), result).await;
+    }
+    response
+}
+
+/// The wire form of an operation in whatever state.
+pub(super) fn describe(name: &OperationName, view: &View) -> longrunning::Operation {
+    use reapi::execution_stage::Value;
+    let (stage, partial) = match &view.stage {
+        Stage::Completed(response) => return completed(name, &view.job.action, response),
+        Stage::Queued => (Value::Queued, None),
+        Stage::Executing(metadata) => (Value::Executing, Some((**metadata).clone())),
+    };
+    longrunning::Operation {
+        name: name.to_string(),
+        metadata: Some(metadata(stage, &view.job.action, partial)),
+        done: false,
+        result: None,
+    }
+}
+
+fn completed(name: &OperationName, action: &Digest, response: &reapi::ExecuteResponse) -> longrunning::Operation {
+    let packed = pack_any("build.bazel.remote.execution.v2.ExecuteResponse", response);
+    longrunning::Operation {
+        name: name.to_string(),
+        metadata: Some(metadata(reapi::execution_stage::Value::Completed, action, None)),
+        done: true,
+        result: Some(operation::Result::Response(packed)),
+    }
+}
+
+fn metadata(
+    stage: reapi::execution_stage::Value,
+    action: &Digest,
+    partial_execution_metadata: Option<reapi::ExecutedActionMetadata>,
+) -> prost_types::Any {
+    let function: DigestFunction = action.function();
+    let metadata = reapi::ExecuteOperationMetadata {
+        stage: stage.into(),
+        action_digest: Some(action.to_wire()),
+        partial_execution_metadata,
+        digest_function: function.wire().into(),
+        ..Default::default()
+    };
+    pack_any("build.bazel.remote.execution.v2.ExecuteOperationMetadata", &metadata)
+}

@@ -1,0 +1,115 @@
+//! Operations: look at, list, cancel and forget what Execute started.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+use wardian_proto::longrunning::{
+    CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
+    ListOperationsResponse, Operation, WaitOperationRequest,
+};
+use wardian_scheduler::{OperationName, Stage};
+
+use super::Context;
+use super::execution::{describe, find};
+
+/// Operations in one page of a listing.
+const PAGE_OPERATIONS_MAX: usize = 500;
+
+/// Longest time that one WaitOperation call waits.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+pub(super) struct Operations(pub(super) Arc<Context>);
+
+fn unknown(name: &str) -> Status {
+    Status::not_found(format!("no operation {name:?}: unknown, or ended some time ago"))
+}
+
+#[tonic::async_trait]
+impl wardian_proto::longrunning::operations_server::Operations for Operations {
+    async fn list_operations(
+        &self,
+        request: Request<ListOperationsRequest>,
+    ) -> Result<Response<ListOperationsResponse>, Status> {
+        let request = request.into_inner();
+        if !request.filter.is_empty() || request.return_partial_success {
+            return Err(Status::unimplemented("filter and return_partial_success are not supported"));
+        }
+        let collection = request.name.trim_end_matches('/');
+        let instance = match collection.strip_suffix("operations") {
+            Some(prefix) => prefix.strip_suffix('/').unwrap_or(prefix),
+            None => collection,
+        };
+        let instance = self.0.instance(instance)?;
+        let size = match usize::try_from(request.page_size) {
+            Err(_) => return Err(Status::invalid_argument("page_size is negative")),
+            Ok(0) => PAGE_OPERATIONS_MAX,
+            Ok(size) => size.min(PAGE_OPERATIONS_MAX),
+        };
+        let after =
+            (!request.page_token.is_empty()).then(|| OperationName::from_client(&request.page_token));
+        let names = self.0.queue.list(&instance, after.as_ref(), size);
+        let full = names.len() == size;
+        let next_page_token = names.last().filter(|_| full).map(ToString::to_string).unwrap_or_default();
+        let operations = names.iter().filter_map(|name| {
+            // One may have been forgotten since it was listed.
+            let operation = self.0.queue.operation(name)?;
+            let view = operation.views.borrow().clone();
+            Some(describe(name, &view))
+        });
+        let operations = operations.collect();
+        Ok(Response::new(ListOperationsResponse { operations, next_page_token, ..Default::default() }))
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<GetOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let operation = find(&self.0, &request.get_ref().name)?;
+        let view = operation.views.borrow().clone();
+        Ok(Response::new(describe(&operation.name, &view)))
+    }
+
+    async fn delete_operation(
+        &self,
+        request: Request<DeleteOperationRequest>,
+    ) -> Result<Response<()>, Status> {
+        let name = &request.get_ref().name;
+        if self.0.queue.delete(&OperationName::from_client(name)) {
+            Ok(Response::new(()))
+        } else {
+            Err(unknown(name))
+        }
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: Request<CancelOperationRequest>,
+    ) -> Result<Response<()>, Status> {
+        let name = &request.get_ref().name;
+        if self.0.queue.cancel(&OperationName::from_client(name)) {
+            Ok(Response::new(()))
+        } else {
+            Err(unknown(name))
+        }
+    }
+
+    async fn wait_operation(
+        &self,
+        request: Request<WaitOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let request = request.into_inner();
+        let timeout = match request.timeout {
+            Some(timeout) => Duration::try_from(timeout)
+                .map_err(|_| Status::invalid_argument("timeout is negative"))?
+                .min(WAIT_MAX),
+            None => WAIT_MAX,
+        };
+        let mut operation = find(&self.0, &request.name)?;
+        let ended = operation.views.wait_for(|view| matches!(view.stage, Stage::Completed(_)));
+        // Not ended in time, or deleted meanwhile: the last state is the answer.
+        let _ = tokio::time::timeout(timeout, ended).await.map(drop);
+        let view = operation.views.borrow().clone();
+        Ok(Response::new(describe(&operation.name, &view)))
+    }
+}

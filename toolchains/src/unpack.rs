@@ -1,0 +1,251 @@
+//! Turns a package into blobs and a Directory tree. Blocking; knows nothing of stores.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, Write};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use flate2::read::GzDecoder;
+use wardian_proto::{Digest, DigestFunction, RelPath};
+use wardian_store::tree_builder::{BuiltTree, TreeBuilder};
+
+use crate::archive::{Kind, Member, MemberError, Totals, below, walk};
+use crate::{EntryProblem, ImportError, ImportLimits, Manifest, Package};
+
+/// The digest function of imported trees.
+const FUNCTION: DigestFunction = DigestFunction::Sha256;
+
+/// Files up to this size are held in memory and handed on together; larger ones go through a file.
+const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of small files that are handed on together.
+const BATCH_BYTES_MAX: usize = 2 << 20;
+
+/// Small files that are handed on together.
+const BATCH_FILES_MAX: usize = 500;
+
+/// Blobs on their way into a store, each handed on once.
+pub(crate) enum Blobs {
+    Small(Vec<(Digest, Bytes)>),
+    /// A nameless file that holds the blob, at its beginning.
+    Large(Digest, File),
+}
+
+/// Blobs, and how far the unpacking was when they were handed on.
+pub(crate) struct Parcel {
+    pub(crate) blobs: Blobs,
+    pub(crate) package_bytes_read: u64,
+    pub(crate) files: usize,
+}
+
+/// What a package was found to hold.
+pub(crate) struct Unpacked {
+    pub(crate) tree: BuiltTree,
+    pub(crate) module: Digest,
+    pub(crate) files: usize,
+    pub(crate) bytes: u64,
+}
+
+/// Unpacks a package, handing blobs on as they are found. Stops when `deliver` says that nobody wants them.
+pub(crate) fn unpack(
+    package: &Package,
+    limits: &ImportLimits,
+    deliver: impl FnMut(Parcel) -> Result<(), ImportError>,
+) -> Result<Unpacked, ImportError> {
+    let failed = |source| ImportError::Open { path: package.path().to_owned(), source };
+    let read = Rc::new(Cell::new(0));
+    let file = Counted { reader: File::open(package.path()).map_err(failed)?, read: Rc::clone(&read) };
+    let unpacking = Unpacking {
+        limits: *limits,
+        totals: Totals::default(),
+        tree: TreeBuilder::new(),
+        blobs: Collected {
+            seen: HashSet::new(),
+            small: Vec::new(),
+            small_bytes: 0,
+            files: 0,
+            bytes: 0,
+            read,
+            deliver,
+        },
+    };
+    unpacking.run(package.manifest(), GzDecoder::new(BufReader::new(file)))
+}
+
+struct Unpacking<D> {
+    limits: ImportLimits,
+    totals: Totals,
+    tree: TreeBuilder,
+    blobs: Collected<D>,
+}
+
+/// What the manifest wants of a package, crossed off as it is found.
+struct Wanted<'a> {
+    manifest: &'a Manifest,
+    seen: HashSet<RelPath>,
+    module: Option<Digest>,
+}
+
+impl<D: FnMut(Parcel) -> Result<(), ImportError>> Unpacking<D> {
+    fn run(mut self, manifest: &Manifest, package: impl Read) -> Result<Unpacked, ImportError> {
+        let mut wanted = Wanted { manifest, seen: HashSet::new(), module: None };
+        let Self { limits, totals, tree, blobs } = &mut self;
+        walk("package", package, (limits, totals), &mut |mut member| {
+            if !wanted.seen.insert(member.path.clone()) && member.kind != Kind::Directory {
+                return Err(EntryProblem::Twice.into());
+            }
+            if let Kind::Symlink(_) = member.kind {
+                return Err(EntryProblem::Kind("a symlink").into());
+            }
+            if member.path == manifest.module.file {
+                let (digest, _) = blobs.file(&mut member)?;
+                wanted.module = Some(digest);
+            } else if let Some(item) = manifest.unpack.iter().find(|item| item.archive == member.path) {
+                let Kind::File { .. } = member.kind else { return Err(EntryProblem::Kind("no file").into()) };
+                let mut place = |member: Member<'_>| {
+                    let path = item.into.resolve(member.path.as_str())?;
+                    place(tree, blobs, limits, path, member)
+                };
+                walk(item.archive.as_str(), member.data, (limits, totals), &mut place)
+                    .map_err(MemberError::Told)?;
+            }
+            Ok(())
+        })?;
+        let module = wanted.finish()?;
+        for path in &manifest.module.paths {
+            let at_path = |why| ImportError::Place { path: path.clone(), why };
+            self.tree.file(path, module, true).map_err(at_path)?;
+        }
+        self.blobs.flush()?;
+        let Collected { files, bytes, .. } = self.blobs;
+        Ok(Unpacked {
+            tree: self.tree.build(FUNCTION),
+            module,
+            files: files - 1 + manifest.module.paths.len(),
+            bytes,
+        })
+    }
+}
+
+/// Puts a member of an inner archive at its path in the tree.
+fn place<D: FnMut(Parcel) -> Result<(), ImportError>>(
+    tree: &mut TreeBuilder,
+    blobs: &mut Collected<D>,
+    limits: &ImportLimits,
+    path: RelPath,
+    mut member: Member<'_>,
+) -> Result<(), MemberError> {
+    below("names in a path", path.segments().count() as u64, limits.path_depth_max)?;
+    match &member.kind {
+        Kind::Directory => tree.directory(&path)?,
+        Kind::Symlink(target) => tree.symlink(&path, target)?,
+        Kind::File { .. } => {
+            let (digest, is_executable) = blobs.file(&mut member)?;
+            tree.file(&path, digest, is_executable)?;
+        }
+    }
+    Ok(())
+}
+
+impl Wanted<'_> {
+    /// Fails when something was not there; returns the module.
+    fn finish(self) -> Result<Digest, ImportError> {
+        let archives = self.manifest.unpack.iter().map(|item| &item.archive);
+        let wanted = [&self.manifest.module.file].into_iter().chain(archives);
+        if let Some(missing) = wanted.into_iter().find(|path| !self.seen.contains(path)) {
+            return Err(ImportError::Missing(missing.clone()));
+        }
+        self.module.ok_or_else(|| ImportError::Missing(self.manifest.module.file.clone()))
+    }
+}
+
+/// The blobs found so far: small ones until there are enough to hand on.
+struct Collected<D> {
+    seen: HashSet<Digest>,
+    small: Vec<(Digest, Bytes)>,
+    small_bytes: usize,
+    files: usize,
+    bytes: u64,
+    read: Rc<Cell<u64>>,
+    deliver: D,
+}
+
+impl<D: FnMut(Parcel) -> Result<(), ImportError>> Collected<D> {
+    /// Takes the bytes of a file; returns their digest and whether it is executable.
+    fn file(&mut self, member: &mut Member<'_>) -> Result<(Digest, bool), MemberError> {
+        let Kind::File { size, is_executable } = member.kind else {
+            return Err(EntryProblem::Kind("no file").into());
+        };
+        self.files += 1;
+        let digest = if size <= SMALL_FILE_BYTES_MAX {
+            let mut data = Vec::with_capacity(usize::try_from(size).expect("at most SMALL_FILE_BYTES_MAX"));
+            member.read(size, &mut |piece| {
+                data.extend_from_slice(piece);
+                Ok(())
+            })?;
+            let digest = FUNCTION.digest(&data);
+            self.small(digest, data.into()).map_err(MemberError::Told)?;
+            digest
+        } else {
+            let spool = |source| MemberError::Told(ImportError::Spool(source));
+            let (mut file, mut hasher) = (tempfile::tempfile().map_err(spool)?, FUNCTION.hasher());
+            member.read(size, &mut |piece| {
+                hasher.update(piece);
+                file.write_all(piece).map_err(spool)
+            })?;
+            file.rewind().map_err(spool)?;
+            let digest = hasher.finish();
+            self.large(digest, file).map_err(MemberError::Told)?;
+            digest
+        };
+        Ok((digest, is_executable))
+    }
+
+    fn small(&mut self, digest: Digest, data: Bytes) -> Result<(), ImportError> {
+        if !self.seen.insert(digest) {
+            return Ok(());
+        }
+        self.bytes += digest.size();
+        self.small_bytes += data.len();
+        self.small.push((digest, data));
+        if self.small_bytes >= BATCH_BYTES_MAX || self.small.len() >= BATCH_FILES_MAX {
+            self.flush()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn large(&mut self, digest: Digest, file: File) -> Result<(), ImportError> {
+        if !self.seen.insert(digest) {
+            return Ok(());
+        }
+        self.bytes += digest.size();
+        self.hand_on(Blobs::Large(digest, file))
+    }
+
+    fn flush(&mut self) -> Result<(), ImportError> {
+        self.small_bytes = 0;
+        let small = std::mem::take(&mut self.small);
+        if small.is_empty() { Ok(()) } else { self.hand_on(Blobs::Small(small)) }
+    }
+
+    fn hand_on(&mut self, blobs: Blobs) -> Result<(), ImportError> {
+        (self.deliver)(Parcel { blobs, package_bytes_read: self.read.get(), files: self.files })
+    }
+}
+
+/// Counts the bytes that are read, for those who wait.
+struct Counted<R> {
+    reader: R,
+    read: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        self.read.set(self.read.get() + read as u64);
+        Ok(read)
+    }
+}
