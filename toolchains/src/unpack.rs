@@ -114,19 +114,33 @@ impl<D: FnMut(Parcel) -> Result<(), ImportError>> Unpacking<D> {
             Ok(())
         })?;
         let module = wanted.finish()?;
-        for path in &manifest.module.paths {
-            let at_path = |why| ImportError::Place { path: path.clone(), why };
-            self.tree.file(path, module, true).map_err(at_path)?;
+        let (first, others) = manifest.module.paths.split_first().expect("a manifest names at least one");
+        let at = |path: &RelPath| {
+            let path = path.clone();
+            move |why| ImportError::Place { path, why }
+        };
+        self.tree.file(first, module, true).map_err(at(first))?;
+        for path in others {
+            // Links, so that a worker that lays the tree out copies a large module once.
+            self.tree.symlink(path, &link_target(path, first)).map_err(at(path))?;
         }
         self.blobs.flush()?;
         let Collected { files, bytes, .. } = self.blobs;
         Ok(Unpacked {
             tree: self.tree.build(FUNCTION),
             module,
-            files: files - 1 + manifest.module.paths.len(),
+            files,
             bytes,
         })
     }
+}
+
+/// The target of a symlink at `from` that leads to `to`.
+fn link_target(from: &RelPath, to: &RelPath) -> String {
+    if from.parent() == to.parent() {
+        return to.file_name().unwrap_or_default().to_owned();
+    }
+    format!("{}{}", "../".repeat(from.segments().count() - 1), to.as_str())
 }
 
 /// Puts a member of an inner archive at its path in the tree.

@@ -21,7 +21,7 @@ use crate::client::{Client, DIGEST_FUNCTION};
 const MESSAGE_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Args, Debug)]
-#[command(long_about = "Look at an action, its inputs and its result.")]
+#[command(about = "Look at an action, its inputs and its result")]
 pub(crate) struct ActionArgs {
     #[command(subcommand)]
     command: ActionCommand,
@@ -47,7 +47,11 @@ pub(crate) async fn action(remote: &Remote, args: ActionArgs) -> anyhow::Result<
     let ActionCommand::Show { digest, limits, json } = args.command;
     let client = remote.connect().await?;
     let shown = Shown::read(&client, digest).await?;
-    if json { super::print_json(&shown.json(limits))? } else { super::print(shown.text(limits)?)? }
+    if json {
+        super::print_json(&shown.json(limits))?
+    } else {
+        super::print(shown.text(limits)?)?
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -66,8 +70,10 @@ impl Shown {
     async fn read(client: &Client, digest: Digest) -> anyhow::Result<Self> {
         let action: reapi::Action = message(client, digest, "Action").await?;
         let parse = |wire: Option<&reapi::Digest>| Digest::from_wire(DIGEST_FUNCTION, wire);
-        let command_digest = parse(action.command_digest.as_ref()).with_context(|| format!("{digest} is no Action"))?;
-        let input_root = parse(action.input_root_digest.as_ref()).with_context(|| format!("{digest} is no Action"))?;
+        let command_digest =
+            parse(action.command_digest.as_ref()).with_context(|| format!("{digest} is no Action"))?;
+        let input_root =
+            parse(action.input_root_digest.as_ref()).with_context(|| format!("{digest} is no Action"))?;
         let command = message(client, command_digest, "Command").await?;
         let tree = whole_tree(client, input_root).await.map_err(|error| format!("{error:#}"));
         let result = client.action_result(digest).await?;
@@ -83,7 +89,12 @@ impl Shown {
         let arguments: Vec<_> = self.command.arguments.iter().map(|a| format::shell_quoted(a)).collect();
         writeln!(text, "\nCommand\n  {}", arguments.join(" "))?;
         for variable in &self.command.environment_variables {
-            writeln!(text, "  env  {}={}", format::plain(&variable.name), format::shell_quoted(&variable.value))?;
+            writeln!(
+                text,
+                "  env  {}={}",
+                format::plain(&variable.name),
+                format::shell_quoted(&variable.value)
+            )?;
         }
         for output in self.outputs() {
             writeln!(text, "  out  {}", format::plain(output))?;
@@ -166,7 +177,8 @@ impl Shown {
 }
 
 async fn message<M: Message + Default>(client: &Client, digest: Digest, kind: &str) -> anyhow::Result<M> {
-    let bytes = client.store().get(&digest, MESSAGE_BYTES_MAX).await.with_context(|| format!("{kind} {digest}"))?;
+    let bytes =
+        client.store().get(&digest, MESSAGE_BYTES_MAX).await.with_context(|| format!("{kind} {digest}"))?;
     M::decode(bytes).with_context(|| format!("blob {digest} is no {kind}"))
 }
 

@@ -68,7 +68,9 @@ impl FromStr for Pair {
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
         match text.split_once('=') {
-            Some((name, value)) if !name.is_empty() => Ok(Self { name: name.to_owned(), value: value.to_owned() }),
+            Some((name, value)) if !name.is_empty() => {
+                Ok(Self { name: name.to_owned(), value: value.to_owned() })
+            }
             _ => Err(ValueError::Pair(text.to_owned())),
         }
     }
@@ -137,11 +139,20 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        let cases = [("90", 90_000), ("90s", 90_000), ("1m30s", 90_000), ("500ms", 500), ("2h", 7_200_000), ("0s", 0)];
+        let cases = [
+            ("90", 90_000),
+            ("90s", 90_000),
+            ("1m30s", 90_000),
+            ("500ms", 500),
+            ("2h", 7_200_000),
+            ("0s", 0),
+        ];
         for (text, millis) in cases {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "s", "1x", "1.5s", "-1s", "1 s", "99999999999999999999s", "18446744073709551615h", "1s2"] {
+        for text in
+            ["", "s", "1x", "1.5s", "-1s", "1 s", "99999999999999999999s", "18446744073709551615h", "1s2"]
+        {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -29,7 +29,7 @@ A directory's digest can go into an action as it is: wardian run --graft PATH=HA
 const DIRECTORY_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Args, Debug)]
-#[command(long_about = "Store, fetch and list blobs and directory trees of the server's content-addressable storage.")]
+#[command(about = "Store, fetch and list blobs and directory trees")]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct CasArgs {
     #[command(subcommand)]
@@ -132,7 +132,9 @@ fn hash(path: &Path) -> anyhow::Result<(Digest, Blobs, u64)> {
 
 async fn get(client: &Client, digest: Digest) -> anyhow::Result<()> {
     match fetch_into(client.store(), digest, tokio::io::stdout()).await {
-        Err(crate::client::TransferError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(crate::client::TransferError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            Ok(())
+        }
         outcome => Ok(outcome?),
     }
 }

@@ -33,7 +33,7 @@ fn describe(progress: &Progress) -> String {
         Stage::Queued => "waiting for a worker".to_owned(),
         Stage::Executing => match doing(&progress.metadata) {
             Some(doing) => format!("{} ({worker})", format::plain(&doing)),
-            None => format!("running ({worker})"),
+            None => "running".to_owned(),
         },
         Stage::Completed => "done".to_owned(),
         Stage::Unknown => "under way".to_owned(),
@@ -42,7 +42,10 @@ fn describe(progress: &Progress) -> String {
 
 /// What the worker says that it does now: a text among the auxiliary metadata.
 fn doing(metadata: &reapi::ExecutedActionMetadata) -> Option<String> {
-    let text = metadata.auxiliary_metadata.iter().find(|any| any.type_url.ends_with("/google.protobuf.StringValue"))?;
+    let text = metadata
+        .auxiliary_metadata
+        .iter()
+        .find(|any| any.type_url.ends_with("/google.protobuf.StringValue"))?;
     String::decode(text.value.as_slice()).ok()
 }
 

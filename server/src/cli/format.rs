@@ -49,6 +49,11 @@ pub(crate) fn plain(text: &str) -> String {
     plain
 }
 
+/// The same for text of several lines.
+pub(crate) fn plain_lines(text: &str) -> String {
+    text.lines().map(plain).collect::<Vec<_>>().join("\n")
+}
+
 /// Returns an argument as a POSIX shell would have to be given it.
 pub(crate) fn shell_quoted(argument: &str) -> String {
     let is_safe = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
@@ -111,12 +116,19 @@ mod tests {
 
     #[test]
     fn sizes_and_durations_round_where_people_do() {
-        let sizes = [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (75_532_134, "75.5 MB"), (999_960, "1.0 MB")];
+        let sizes =
+            [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (75_532_134, "75.5 MB"), (999_960, "1.0 MB")];
         for (bytes, text) in sizes {
             assert_eq!(size(bytes), text);
         }
         assert_eq!(size(u64::MAX), "18446.7 PB");
-        let durations = [(3, "3 µs"), (2_300, "2.3 ms"), (41_000, "41 ms"), (41_234_567, "41.2 s"), (125_000_000, "2m05s")];
+        let durations = [
+            (3, "3 µs"),
+            (2_300, "2.3 ms"),
+            (41_000, "41 ms"),
+            (41_234_567, "41.2 s"),
+            (125_000_000, "2m05s"),
+        ];
         for (micros, text) in durations {
             assert_eq!(duration(Duration::from_micros(micros)), text);
         }
@@ -124,9 +136,14 @@ mod tests {
 
     #[test]
     fn arguments_are_quoted_when_a_shell_would_change_them() {
-        for (argument, quoted) in
-            [("-O2", "-O2"), ("", "''"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("$x", "'$x'"), ("\x1b[2J", r"'\u{1b}[2J'")]
-        {
+        for (argument, quoted) in [
+            ("-O2", "-O2"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("it's", r"'it'\''s'"),
+            ("$x", "'$x'"),
+            ("\x1b[2J", r"'\u{1b}[2J'"),
+        ] {
             assert_eq!(shell_quoted(argument), quoted);
         }
     }

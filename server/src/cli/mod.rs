@@ -1,6 +1,6 @@
 //! The command line: one file for each command.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -30,18 +30,17 @@ worker runs it with that tree and nothing else, so the result is the same bytes 
 
 const EXAMPLES: &str = "\
 First steps:
-  wardian demo                                    compile, link and run a C program, twice; needs no server
-  wardian serve --data ./wardian-data             start a server on 127.0.0.1:8980
-  wardian run --input . --output o.txt -- tool.wasm arg
-                                                  run a tool of this directory on the server
-  wardian cas put ./src                           store a directory and print its digest
-  wardian action show HASH/SIZE                   see what an action was made of
+  wardian demo                        compile, link and run a C program; needs no server
+  wardian serve --data ./data         start a server on 127.0.0.1:8980
+  wardian run --input . -- tool.wasm  run a tool of this directory on the server
+  wardian cas put ./src               store a directory and print its digest
+  wardian action show HASH/SIZE       see what an action was made of
 
 Every command explains itself: wardian run --help";
 
 #[derive(Parser, Debug)]
-#[command(name = "wardian", version, about = ABOUT.split_once("\n\n").expect("two paragraphs").0, long_about = ABOUT)]
-#[command(after_help = EXAMPLES, propagate_version = true, max_term_width = 110)]
+#[command(name = "wardian", version, about = "Remote execution in sealed WebAssembly cases", long_about = ABOUT)]
+#[command(after_help = EXAMPLES, max_term_width = 110)]
 struct Cli {
     #[command(flatten)]
     remote: args::Remote,
@@ -49,17 +48,14 @@ struct Cli {
     command: Command,
 }
 
+// Commands without a comment here are described where their arguments are.
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Start a server, with workers in the same process.
     Serve(serve::ServeArgs),
-    /// Run a tool on the server and bring its outputs back.
     Run(run::RunArgs),
-    /// Store, fetch and list blobs and directory trees.
     Cas(cas::CasArgs),
-    /// Look at an action, its inputs and its result.
     Action(action::ActionArgs),
-    /// Show everything at work on this machine: compile, link and run a C program, in Wasm.
     Demo(demo::DemoArgs),
     /// Check, explain or print the configuration.
     Config(config::ConfigArgs),
@@ -68,6 +64,7 @@ enum Command {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    start_log(&cli.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -81,6 +78,17 @@ pub fn main() -> ExitCode {
         eprintln!("error: {}", explain(&error));
         ExitCode::FAILURE
     })
+}
+
+/// Logs go to standard error; WARDIAN_LOG says what is logged, such as `debug` or `wardian_runtime=trace`.
+fn start_log(command: &Command) {
+    let default = if matches!(command, Command::Serve(_)) { "info" } else { "error" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WARDIAN_LOG");
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| default.into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -1,7 +1,6 @@
 //! What is going on, on standard error: drawn on a terminal, plain lines or nothing elsewhere.
 
 use std::io::{IsTerminal as _, stderr};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -33,12 +32,12 @@ impl Progress {
 
     /// Starts a task of unknown length.
     pub(crate) fn spinner(&self, text: &str) -> Task {
-        self.task(text, ProgressBar::new_spinner(), "{spinner:.green} {msg} {elapsed:.dim}")
+        self.task(text, ProgressBar::new_spinner(), "{spinner:.green} {elapsed:.dim} {wide_msg}")
     }
 
     /// Starts a task that moves a known number of bytes.
     pub(crate) fn bytes(&self, text: &str, total: u64) -> Task {
-        let template = "{spinner:.green} {msg} [{bar:30.green/dim}] {decimal_bytes}/{decimal_total_bytes} {eta:.dim}";
+        let template = "{spinner:.green} {msg} [{bar:30.green/dim}] {percent:>3} % {eta:.dim}";
         self.task(text, ProgressBar::new(total), template)
     }
 
@@ -46,19 +45,21 @@ impl Progress {
         let task = Task {
             bar: self.drawn.as_ref().map(|multi| multi.add(bar)),
             lines: self.lines && self.drawn.is_none(),
-            text: Mutex::default(),
             started: Instant::now(),
         };
+        if task.lines {
+            eprintln!("... {text}");
+        }
         if let Some(bar) = &task.bar {
             let style = ProgressStyle::with_template(template).expect("the templates above are valid");
             bar.set_style(style.progress_chars("━╸─"));
+            bar.set_message(text.to_owned());
             bar.enable_steady_tick(TICK);
         }
-        task.set_text(text);
         task
     }
 
-    /// Prints a line on standard output between what is drawn.
+    /// Prints text on standard output, above what is drawn.
     pub(crate) fn say(&self, text: &str) {
         match &self.drawn {
             Some(multi) => multi.suspend(|| println!("{text}")),
@@ -71,22 +72,14 @@ impl Progress {
 pub(crate) struct Task {
     bar: Option<ProgressBar>,
     lines: bool,
-    text: Mutex<String>,
     started: Instant,
 }
 
 impl Task {
-    /// Says what is going on now.
+    /// Says on a terminal what is going on now; in a log only beginning and end are worth a line.
     pub(crate) fn set_text(&self, text: &str) {
-        let mut shown = self.text.lock().expect("no code that holds this lock panics");
-        if *shown == text {
-            return;
-        }
-        text.clone_into(&mut shown);
-        match &self.bar {
-            Some(bar) => bar.set_message(text.to_owned()),
-            None if self.lines => eprintln!("... {text}"),
-            None => {}
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.to_owned());
         }
     }
 
@@ -112,13 +105,11 @@ impl Task {
             true => format!("ok  {text}"),
             false => format!("ok  {text} ({})", format::duration(elapsed)),
         };
-        match &self.bar {
-            Some(bar) => {
-                bar.set_style(ProgressStyle::with_template("{msg}").expect("the template is valid"));
-                bar.finish_with_message(line);
-            }
-            None if self.lines => eprintln!("{line}"),
-            None => {}
+        if let Some(bar) = &self.bar {
+            bar.println(line);
+            bar.finish_and_clear();
+        } else if self.lines {
+            eprintln!("{line}");
         }
     }
 }

@@ -38,7 +38,10 @@ impl Report<'_> {
                 writeln!(stderr, "  see what it was made of: wardian action show {}", self.action)?;
             }
             (None, Some(code)) if u8::try_from(code).is_err() => {
-                writeln!(stderr, "note: the tool's exit code {code} does not fit; this command exits with 1")?;
+                writeln!(
+                    stderr,
+                    "note: the tool's exit code {code} does not fit; this command exits with 1"
+                )?;
             }
             _ => {}
         }
@@ -51,7 +54,8 @@ impl Report<'_> {
 
     /// The same for programs.
     pub(crate) fn json(&self) -> Value {
-        let metadata = self.outcome.result.as_ref().and_then(|r| r.execution_metadata.clone()).unwrap_or_default();
+        let metadata =
+            self.outcome.result.as_ref().and_then(|r| r.execution_metadata.clone()).unwrap_or_default();
         let error = self.outcome.failure.as_ref().map(|failure| {
             let violations = failure.violations.iter();
             let violations: Vec<_> = violations
@@ -132,7 +136,10 @@ mod tests {
     fn a_failure_has_no_exit_code_in_json() {
         let failure = Failure { code: 9, message: "no worker".to_owned(), violations: Vec::new() };
         let value = json(&outcome(0, Some(failure)));
-        assert_eq!((value["exit_code"].clone(), value["error"]["code"].clone()), (Value::Null, "FAILED_PRECONDITION".into()));
+        assert_eq!(
+            (value["exit_code"].clone(), value["error"]["code"].clone()),
+            (Value::Null, "FAILED_PRECONDITION".into())
+        );
         let value = json(&outcome(7, None));
         assert_eq!((value["exit_code"].clone(), value["error"].clone()), (7.into(), Value::Null));
     }

@@ -15,7 +15,7 @@ use super::follow::{follow, until_interrupted};
 use super::progress::Progress;
 use super::report::{Report, exit_code};
 use crate::client::{
-    ActionSpec, Client, InputLimits, LocalTree, OutputLimits, OutputWriter, Outcome, Sent, download_outputs,
+    ActionSpec, Client, InputLimits, LocalTree, Outcome, OutputLimits, OutputWriter, Sent, download_outputs,
     logged_bytes, upload,
 };
 
@@ -32,18 +32,19 @@ results.";
 
 const EXAMPLES: &str = "\
 Examples:
-  Run a WASI module of this directory; it writes out/result.txt, which is brought back:
+  Run a WASI module of this directory and bring back what it writes:
     wardian run --input . --output out/result.txt -- ./tool.wasm --fast data.csv
 
-  Compile with a toolchain that is in the CAS already (`wardian cas put DIR` or `wardian demo --data DIR`):
-    wardian run --input . --graft tools=HASH/SIZE --property OSFamily=wasi --output hello.o -- \\
-      tools/bin/clang --sysroot=tools/usr -resource-dir=tools/usr -O2 -c hello.c -o hello.o
+  Compile with a toolchain that the server has (`wardian cas put DIR` prints its digest):
+    wardian run --input . --graft tools=HASH/SIZE --property OSFamily=wasi \\
+      --output hello.o -- tools/bin/clang -O2 -c hello.c -o hello.o \\
+      --sysroot=tools/usr -resource-dir=tools/usr
 
   For scripts:
-    wardian run --json --no-cache -- tool.wasm | jq .timings";
+    wardian run --input . --json --no-cache -- tool.wasm | jq .timings";
 
 #[derive(Args, Debug)]
-#[command(long_about = ABOUT, after_long_help = EXAMPLES)]
+#[command(about = "Run a tool on the server and bring its outputs back", long_about = ABOUT, after_long_help = EXAMPLES)]
 pub(crate) struct RunArgs {
     /// Directory that the tool sees; without it the tree is empty.
     #[arg(long, short, value_name = "DIR")]
@@ -81,7 +82,7 @@ pub(crate) struct RunArgs {
 }
 
 /// What a shell reports for a program that Ctrl-C ended.
-const EXIT_INTERRUPTED: u8 = 130;
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 
 /// Runs the command.
 pub(crate) async fn run(remote: &Remote, args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -104,7 +105,11 @@ pub(crate) async fn run(remote: &Remote, args: RunArgs) -> anyhow::Result<ExitCo
     drop(task);
     let Some(finished) = finished else { return Ok(ExitCode::from(EXIT_INTERRUPTED)) };
     let report = Report { action, sent, total: started.elapsed(), outcome: &outcome, finished: finished? };
-    if args.json { super::print_json(&report.json())? } else { report.print()? }
+    if args.json {
+        super::print_json(&report.json())?
+    } else {
+        report.print()?
+    }
     Ok(exit_code(&outcome))
 }
 
@@ -140,7 +145,11 @@ impl RunArgs {
 }
 
 /// Makes the action and stores everything that it needs. Returns its digest.
-async fn store_action(client: &Client, args: &RunArgs, progress: &Progress) -> anyhow::Result<(Digest, Sent)> {
+async fn store_action(
+    client: &Client,
+    args: &RunArgs,
+    progress: &Progress,
+) -> anyhow::Result<(Digest, Sent)> {
     let task = progress.spinner("hashing inputs");
     let local = tokio::task::block_in_place(|| args.input_tree())?;
     drop(task);

@@ -79,7 +79,8 @@ impl<'a> TreeView<'a> {
         for (at, node) in nodes.iter().enumerate() {
             let last = at + 1 == nodes.len();
             if self.shown == self.limits.max_entries {
-                let more: u64 = nodes[at..].iter().map(|node| 1 + self.below(node).entries).fold(0, u64::saturating_add);
+                let more: u64 =
+                    nodes[at..].iter().map(|node| 1 + self.below(node).entries).fold(0, u64::saturating_add);
                 lines.push(format!("{indent}└── … and {more} more"));
                 return;
             }
@@ -172,7 +173,9 @@ fn node_json(path: &str, node: &Node<'_>) -> Value {
             "executable": is_executable,
         }),
         Node::Symlink { target, .. } => json!({"path": path, "kind": "symlink", "target": target}),
-        Node::Directory { digest, .. } => json!({"path": path, "kind": "directory", "digest": digest.to_string()}),
+        Node::Directory { digest, .. } => {
+            json!({"path": path, "kind": "directory", "digest": digest.to_string()})
+        }
     }
 }
 
@@ -231,7 +234,8 @@ mod tests {
     async fn tree(paths: &[&str]) -> (Digest, Closure) {
         let (store, mut tree) = (MemoryStore::new(1 << 20), TreeBuilder::new());
         for path in paths {
-            tree.file(&RelPath::parse(path).unwrap(), DIGEST_FUNCTION.digest(path.as_bytes()), false).unwrap();
+            tree.file(&RelPath::parse(path).unwrap(), DIGEST_FUNCTION.digest(path.as_bytes()), false)
+                .unwrap();
         }
         tree.symlink(&RelPath::parse("z").unwrap(), "a\n").unwrap();
         let built = tree.build(DIGEST_FUNCTION);
@@ -249,7 +253,12 @@ mod tests {
     #[tokio::test]
     async fn whole_trees_are_drawn() {
         let expected = [
-            "├── a  1 B", "├── d/", "│   ├── e/", "│   │   ├── y  5 B", "│   │   └── z  5 B", "│   └── x  3 B",
+            "├── a  1 B",
+            "├── d/",
+            "│   ├── e/",
+            "│   │   ├── y  5 B",
+            "│   │   └── z  5 B",
+            "│   └── x  3 B",
             r"└── z -> a\n",
         ];
         assert_eq!(view(9, 99).await, expected);

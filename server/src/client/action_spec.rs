@@ -117,7 +117,8 @@ mod tests {
         let one = spec(&[("b", "2"), ("a", "1"), ("b", "1")], &["z", "a", "z"], &[("Y", ""), ("X", "1")]);
         let two = spec(&[("b", "1"), ("b", "2"), ("a", "1")], &["a", "z"], &[("X", "1"), ("Y", "")]);
         assert_eq!(one.encode(root).digest, two.encode(root).digest);
-        let names: Vec<_> = one.platform().unwrap().properties.into_iter().map(|p| p.name + &p.value).collect();
+        let names: Vec<_> =
+            one.platform().unwrap().properties.into_iter().map(|p| p.name + &p.value).collect();
         assert_eq!(names, ["a1", "b1", "b2"]);
     }
 

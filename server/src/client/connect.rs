@@ -106,7 +106,10 @@ pub(super) async fn channel(url: &ServerUrl) -> Result<Channel, ClientError> {
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES);
-    endpoint.connect().await.map_err(|error| ClientError::Connect { url: url.clone(), reason: root_cause(&error) })
+    endpoint
+        .connect()
+        .await
+        .map_err(|error| ClientError::Connect { url: url.clone(), reason: root_cause(&error) })
 }
 
 /// The innermost message: "Connection refused" says more than "transport error".
@@ -144,7 +147,8 @@ mod tests {
         assert_eq!(refuses("https://x:1"), ServerUrlError::Tls("https".to_owned()));
         assert_eq!(refuses("unix:///run/x"), ServerUrlError::Scheme("unix".to_owned()));
         assert_eq!(refuses("http://x:1/main"), ServerUrlError::Path("main".to_owned()));
-        for text in ["", "http://", ":8980", "a b", "user@host:1", "host:", "host:0", "host:99999", "host:x"] {
+        for text in ["", "http://", ":8980", "a b", "user@host:1", "host:", "host:0", "host:99999", "host:x"]
+        {
             assert_eq!(refuses(text), ServerUrlError::Syntax(text.to_owned()), "{text:?}");
         }
     }

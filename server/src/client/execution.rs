@@ -36,7 +36,7 @@ pub struct Execution {
 #[derive(Debug)]
 pub enum Step {
     /// The run goes on.
-    Progress(Progress),
+    Progress(Box<Progress>),
     /// The connection broke and is taken up again after a pause.
     Retry(Failure),
     /// The run is over.
@@ -170,10 +170,10 @@ fn progress(operation: &longrunning::Operation) -> Result<Step, ClientError> {
             .map_err(|error| ClientError::Answer(format!("operation metadata: {error}")))?,
         None => reapi::ExecuteOperationMetadata::default(),
     };
-    Ok(Step::Progress(Progress {
+    Ok(Step::Progress(Box::new(Progress {
         stage: metadata.stage(),
         metadata: metadata.partial_execution_metadata.unwrap_or_default(),
-    }))
+    })))
 }
 
 fn outcome(operation: longrunning::Operation) -> Result<Box<Outcome>, ClientError> {
@@ -181,7 +181,8 @@ fn outcome(operation: longrunning::Operation) -> Result<Box<Outcome>, ClientErro
     let response = match operation.result {
         Some(longrunning::operation::Result::Response(any)) => {
             if !any.type_url.ends_with("ExecuteResponse") {
-                let text = format!("operation {name} ended with a {:?}, not an ExecuteResponse", any.type_url);
+                let text =
+                    format!("operation {name} ended with a {:?}, not an ExecuteResponse", any.type_url);
                 return Err(ClientError::Answer(text));
             }
             reapi::ExecuteResponse::decode(any.value.as_slice())

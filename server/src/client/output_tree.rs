@@ -63,14 +63,17 @@ impl Flat {
     }
 
     /// Adds everything below an output directory. A small tree that repeats itself can be large here.
-    pub(super) fn tree(&mut self, at: RelPath, tree: &Tree, limits: &OutputLimits) -> Result<(), OutputError> {
+    pub(super) fn tree(
+        &mut self,
+        at: RelPath,
+        tree: &Tree,
+        limits: &OutputLimits,
+    ) -> Result<(), OutputError> {
         let mut left = vec![(at, tree.root)];
         while let Some((at, digest)) = left.pop() {
             let bad = |why: String| OutputError::Message { path: at.clone(), why };
-            let directory = tree
-                .directories
-                .get(&digest)
-                .ok_or_else(|| bad(format!("Directory {digest} is missing")))?;
+            let directory =
+                tree.directories.get(&digest).ok_or_else(|| bad(format!("Directory {digest} is missing")))?;
             let below = |name: &wardian_proto::Segment| {
                 RelPath::parse(at.join(name).as_str()).map_err(|error| bad(error.to_string()))
             };
@@ -111,7 +114,8 @@ impl Tree {
             return Ok(Self { root, directories: found.directories });
         }
         let bytes = store.get(&root, limits.tree_bytes_max).await?;
-        Self::decode(root, &bytes).map_err(|source| wardian_store::StoreError::Directory { digest: root, source }.into())
+        Self::decode(root, &bytes)
+            .map_err(|source| wardian_store::StoreError::Directory { digest: root, source }.into())
     }
 
     /// Takes a Tree message apart; children are found by the digest of their bytes.
@@ -175,7 +179,8 @@ mod tests {
     fn a_child_that_is_not_there_is_named() {
         let mut tree = doubling(1);
         tree.children.clear();
-        let error = Flat::default().tree(RelPath::root(), &decode(&tree), &OutputLimits::default()).unwrap_err();
+        let error =
+            Flat::default().tree(RelPath::root(), &decode(&tree), &OutputLimits::default()).unwrap_err();
         assert!(error.to_string().contains("is missing"), "{error}");
     }
 

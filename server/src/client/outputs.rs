@@ -30,10 +30,18 @@ pub struct DownloadedOutput {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum OutputKind {
-    File { digest: Digest },
+    File {
+        digest: Digest,
+    },
     /// The digest is that of the Tree, or of the root Directory when there is no Tree.
-    Directory { digest: Digest, files: usize, bytes: u64 },
-    Symlink { target: String },
+    Directory {
+        digest: Digest,
+        files: usize,
+        bytes: u64,
+    },
+    Symlink {
+        target: String,
+    },
 }
 
 /// Downloads outputs that were asked for. Everything is checked before the first is written.
@@ -52,7 +60,8 @@ pub async fn download_outputs(
     let groups = batches(files, |file| file.digest.size());
     let transfers = groups.into_iter().map(|group| fetch(store, group, &writer));
     stream::iter(transfers).buffer_unordered(TRANSFERS_MAX).try_collect::<()>().await?;
-    on_disk(&writer, move |writer| symlinks.iter().try_for_each(|(path, to)| writer.symlink(path, to))).await?;
+    on_disk(&writer, move |writer| symlinks.iter().try_for_each(|(path, to)| writer.symlink(path, to)))
+        .await?;
     Ok(outputs)
 }
 
@@ -64,8 +73,8 @@ async fn plan(
     limits: &OutputLimits,
 ) -> Result<(Vec<DownloadedOutput>, Flat), OutputError> {
     let parse = |path: &str| -> Result<RelPath, OutputError> {
-        let parsed = RelPath::parse(path)
-            .map_err(|source| OutputError::Path { path: path.to_owned(), source })?;
+        let parsed =
+            RelPath::parse(path).map_err(|source| OutputError::Path { path: path.to_owned(), source })?;
         if asked.contains(&parsed) { Ok(parsed) } else { Err(OutputError::NotAsked(path.to_owned())) }
     };
     let (mut outputs, mut flat) = (Vec::new(), Flat::default());
@@ -202,7 +211,8 @@ mod tests {
     async fn files_trees_and_symlinks_arrive() {
         let store = MemoryStore::new(8 << 20);
         let large = vec![7; 1 << 20];
-        let node = |name: &str, digest| reapi::FileNode { name: name.to_owned(), digest, ..Default::default() };
+        let node =
+            |name: &str, digest| reapi::FileNode { name: name.to_owned(), digest, ..Default::default() };
         let files = vec![node("x", stored(&store, "ex").await), node("y", stored(&store, "why").await)];
         let directory = reapi::Directory { files, ..Default::default() };
         let tree = reapi::Tree { root: Some(directory.clone()), ..Default::default() };

@@ -221,7 +221,9 @@ mod tests {
         store.put(Upload::bytes(blob("one").0, blob("one").1)).await.unwrap();
 
         let bytes = AtomicU64::new(0);
-        let count = |n| drop(bytes.fetch_add(n, Ordering::Relaxed));
+        let count = |n| {
+            bytes.fetch_add(n, Ordering::Relaxed);
+        };
         let sent = upload(&store, &blobs, &count).await.unwrap();
         assert_eq!(sent, Sent { present: 1, blobs: 2, bytes: 8 });
         assert_eq!(bytes.load(Ordering::Relaxed), 8);
