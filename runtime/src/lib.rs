@@ -16,6 +16,7 @@ mod failure;
 mod input_root;
 pub mod limits;
 mod outputs;
+mod staged;
 mod worker;
 
 pub use failure::Failure;

@@ -16,6 +16,7 @@ use crate::executor::native::NativeExecutor;
 use crate::executor::wasm::WasmExecutor;
 use crate::executor::{Executor, Finished, Outcome, Task};
 use crate::input_root::{InputRoot, make_parents};
+use crate::staged::Staged;
 use crate::{Failure, Limits, outputs};
 
 /// What a worker is made from.
@@ -130,10 +131,7 @@ impl Worker {
             )));
         }
         let executor = self.choose(&spec, &input).await?;
-        let staged = tempfile::Builder::new()
-            .prefix("action-")
-            .tempdir_in(self.config.folder.join("staged"))
-            .map_err(Failure::io("make folder for input root"))?;
+        let staged = Staged::new(&self.config.folder.join("staged"))?;
         let task = Task {
             spec: &spec,
             input: &input,
@@ -169,8 +167,6 @@ impl Worker {
         };
         self.add_streams(&mut result, finished, spec.action.function()).await?;
         progress.metadata.output_upload_completed_timestamp = now();
-        // Removing a large staged tree takes a while; the client need not wait for it.
-        tokio::task::spawn_blocking(move || drop(staged));
         Ok((result, failure))
     }
 

@@ -31,6 +31,9 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long actions may take to stop once they were told to.
+const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// How long open streams may go on after the workers have drained.
 const STREAM_DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -109,10 +112,10 @@ impl Server {
     pub async fn shutdown(mut self) -> anyhow::Result<()> {
         set_health(&self.health, ServingStatus::NotServing).await;
         self.queue.shut_down();
-        let drained = async { while self.worker.join_next().await.is_some() {} };
-        if tokio::time::timeout(DRAIN_TIME_MAX, drained).await.is_err() {
+        if !self.drained_within(DRAIN_TIME_MAX).await {
             tracing::warn!(running = self.queue.running(), "actions did not end in time and are stopped");
-            self.worker.shutdown().await;
+            self.queue.stop_running();
+            self.drained_within(STOP_TIME_MAX).await;
         }
         let _ = self.stop.send(());
         let abort = self.serving.abort_handle();
@@ -122,6 +125,11 @@ impl Server {
         }
         self.store.flush().await?;
         Ok(())
+    }
+
+    async fn drained_within(&mut self, time: Duration) -> bool {
+        let drained = async { while self.worker.join_next().await.is_some() {} };
+        tokio::time::timeout(time, drained).await.is_ok()
     }
 }
 

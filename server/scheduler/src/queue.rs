@@ -119,6 +119,13 @@ impl LocalQueue {
         self.shared.work.notify_waiters();
     }
 
+    /// Tells every worker to stop what it runs, whoever waits for it.
+    pub fn stop_running(&self) {
+        for cancel in self.lock().cancels.values() {
+            cancel.send_replace(true);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.shared.inner.lock().expect("a panic under this lock is a bug that must not be papered over")
     }

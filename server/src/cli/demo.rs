@@ -24,7 +24,7 @@ mod table;
 const ABOUT: &str = "\
 Show everything at work on this machine: compile, link and run a C program, in Wasm.
 
-Starts a server inside this process, fetches clang compiled to WebAssembly (with npm, 32 MB, kept for the next \
+Starts a server inside this process, fetches clang compiled to WebAssembly (with npm, 27 MB, kept for the next \
 time), stores it through the Remote Execution API, and then runs four actions: compile two C files, link them, \
 run the result. Then it does so again with the results cached, and once more without the cache, and compares \
 all outputs.
@@ -132,7 +132,7 @@ fn fetching(manifest: &Manifest, kept: &Path) -> String {
     if kept.exists() {
         return format!("checking the package of {}", manifest.name);
     }
-    format!("fetching {} with npm (32 MB; kept for the next time)", manifest.source.spec())
+    format!("fetching {} with npm (27 MB; kept for the next time)", manifest.source.spec())
 }
 
 /// Where packages are kept, as the XDG base directories say.

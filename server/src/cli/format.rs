@@ -5,7 +5,7 @@ use std::time::Duration;
 use wardian_proto::{Digest, reapi};
 
 /// Digits of a hash that are enough to recognise it.
-const SHORT_HASH_DIGITS: usize = 10;
+const SHORT_HASH_DIGITS: usize = 8;
 
 /// Returns a size such as `75.5 MB`.
 pub(crate) fn size(bytes: u64) -> String {

@@ -32,7 +32,7 @@ const EXAMPLES: &str = "\
 First steps:
   wardian demo                        compile, link and run a C program; needs no server
   wardian serve --data ./data         start a server on 127.0.0.1:8980
-  wardian run --input . -- tool.wasm  run a tool of this directory on the server
+  wardian run --input . -- ./x.wasm   run a tool of this directory on the server
   wardian cas put ./src               store a directory and print its digest
   wardian action show HASH/SIZE       see what an action was made of
 

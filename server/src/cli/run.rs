@@ -41,7 +41,7 @@ Examples:
       --sysroot=tools/usr -resource-dir=tools/usr
 
   For scripts:
-    wardian run --input . --json --no-cache -- tool.wasm | jq .timings";
+    wardian run --input . --json --no-cache -- ./tool.wasm | jq .timings";
 
 #[derive(Args, Debug)]
 #[command(about = "Run a tool on the server and bring its outputs back", long_about = ABOUT, after_long_help = EXAMPLES)]

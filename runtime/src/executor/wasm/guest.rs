@@ -65,36 +65,35 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Runs the guest on this thread.
+    /// Runs the guest on this thread, which must not be one that drives the async runtime.
     pub(super) fn to_the_end(self, module: &Loaded) -> Result<Outcome, Failure> {
         let stdout = Capture::new("standard output", self.limits.stdout_bytes_max);
         let stderr = Capture::new("standard error", self.limits.stdout_bytes_max);
         let mut wasi = self.wasi(&stdout, &stderr)?;
         let limiter = Limiter::new(&self.limits);
         let started = Instant::now();
-        let ended = match module {
-            Loaded::Core(pre) => {
-                let context = Host::Preview1(Box::new(wasi.build_p1()));
-                let mut store = Store::new(pre.module().engine(), Guest { context, limiter });
-                self.watch(&mut store, started);
-                let ended = pre.instantiate(&mut store).and_then(|instance| {
-                    instance.get_typed_func::<(), ()>(&mut store, "_start")?.call(&mut store, ())
-                });
-                (ended.map(|()| 0), store.into_data().limiter)
-            }
+        let (context, engine) = match module {
+            Loaded::Core(pre) => (Host::Preview1(Box::new(wasi.build_p1())), pre.module().engine()),
             Loaded::Component(pre) => {
                 let (context, table) = (wasi.build(), wasmtime_wasi::ResourceTable::new());
-                let context = Host::Preview2 { context, table };
-                let mut store = Store::new(pre.engine(), Guest { context, limiter });
-                self.watch(&mut store, started);
-                let ended = pre
-                    .instantiate(&mut store)
-                    .and_then(|command| command.wasi_cli_run().call_run(&mut store))
-                    .map(|run| i32::from(run.is_err()));
-                (ended, store.into_data().limiter)
+                (Host::Preview2 { context, table }, pre.engine())
             }
         };
-        Ok(outcome(ended.0, &ended.1, &stdout, &stderr, started.elapsed()))
+        let mut store = Store::new(engine, Guest { context, limiter });
+        self.watch(&mut store, started);
+        let ended = tokio::runtime::Handle::current().block_on(self.until_stopped(start(module, &mut store)));
+        Ok(outcome(ended, &store.data().limiter, &stdout, &stderr, started.elapsed()))
+    }
+
+    /// Ends the guest while it waits inside the host, where no epoch reaches it.
+    async fn until_stopped(&self, guest: impl Future<Output = wasmtime::Result<i32>>) -> wasmtime::Result<i32> {
+        let mut cancelled = self.cancelled.clone();
+        tokio::select! {
+            biased;
+            ended = guest => ended,
+            () = tokio::time::sleep(self.timeout) => Err(wasmtime::Error::new(Stopped::TimedOut(self.timeout))),
+            Ok(_) = cancelled.wait_for(|stop| *stop) => Err(wasmtime::Error::new(Stopped::Cancelled)),
+        }
     }
 
     /// Arguments, environment and directories; everything else stays closed.
@@ -126,6 +125,23 @@ impl Run {
                 Ok(UpdateDeadline::Continue(1))
             }
         });
+    }
+}
+
+/// Instantiates a command and calls its entry; returns its exit code.
+async fn start(module: &Loaded, store: &mut Store<Guest>) -> wasmtime::Result<i32> {
+    match module {
+        Loaded::Core(pre) => {
+            let instance = pre.instantiate_async(&mut *store).await?;
+            let entry = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+            entry.call_async(store, ()).await?;
+            Ok(0)
+        }
+        Loaded::Component(pre) => {
+            let command = pre.instantiate_async(&mut *store).await?;
+            let run = command.wasi_cli_run().call_run(store).await?;
+            Ok(i32::from(run.is_err()))
+        }
     }
 }
 

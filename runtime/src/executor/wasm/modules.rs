@@ -26,12 +26,18 @@ use crate::{Failure, Limits};
 /// Compilations at once. One of a large module uses every core and gigabytes of memory.
 const COMPILATIONS_MAX: usize = 1;
 
+/// Stack of a guest's own calls. Compilers recurse deeply; 512 KiB, the engine's default, is little.
+const GUEST_STACK_BYTES: usize = 8 << 20;
+
+/// Stack of a guest and of the host functions that it calls.
+const FIBER_STACK_BYTES: usize = GUEST_STACK_BYTES + (2 << 20);
+
 /// A module that can be instantiated.
 pub(super) enum Loaded {
     /// A WASI preview-1 command.
     Core(wasmtime::InstancePre<Guest>),
     /// A WASI preview-2 command component.
-    Component(wasmtime_wasi::p2::bindings::sync::CommandPre<Guest>),
+    Component(wasmtime_wasi::p2::bindings::CommandPre<Guest>),
 }
 
 /// The modules of one engine.
@@ -41,7 +47,7 @@ pub(super) struct Modules {
     fingerprint: String,
     limits: Limits,
     loaded: Mutex<LoadedModules>,
-    compilations: Semaphore,
+    compilations: Arc<Semaphore>,
 }
 
 type Cell = Arc<OnceCell<Arc<Loaded>>>;
@@ -70,7 +76,7 @@ impl Modules {
             folder: folder.to_owned(),
             limits: limits.clone(),
             loaded: Mutex::default(),
-            compilations: Semaphore::new(COMPILATIONS_MAX),
+            compilations: Arc::new(Semaphore::new(COMPILATIONS_MAX)),
         })
     }
 
@@ -109,20 +115,24 @@ impl Modules {
             return Ok(Arc::new(loaded));
         }
         let bytes = super::read_module(store, digest, &self.limits).await?;
-        let permit = self.compilations.acquire().await.expect("this semaphore is never closed");
+        let permit = Arc::clone(&self.compilations).acquire_owned().await;
         let (engine, digest) = (self.engine.clone(), *digest);
-        let loaded = blocking(move || {
+        blocking(move || {
+            // Held to the end of the work, also when nobody waits for it any more.
+            let _permit = permit.expect("this semaphore is never closed");
+            // Somebody may have gone away while compiling it; the work was finished all the same.
+            if let Some(loaded) = load(&engine, &digest, &path)? {
+                return Ok(Arc::new(loaded));
+            }
             check(&engine, &digest, &bytes)?;
             let started = Instant::now();
             compile(&engine, &digest, &bytes, &path)?;
-            let seconds = started.elapsed().as_secs_f64();
-            tracing::info!(module = %digest, seconds, "compiled");
-            load(&engine, &digest, &path)?
-                .ok_or_else(|| Failure::Internal(format!("compiled module {digest} could not be loaded")))
+            tracing::info!(module = %digest, seconds = started.elapsed().as_secs_f64(), "compiled");
+            let loaded = load(&engine, &digest, &path)?;
+            let gone = || Failure::Internal(format!("compiled module {digest} could not be loaded"));
+            loaded.map(Arc::new).ok_or_else(gone)
         })
-        .await?;
-        drop(permit);
-        Ok(Arc::new(loaded))
+        .await
     }
 }
 
@@ -132,6 +142,8 @@ fn config() -> Config {
         .epoch_interruption(true)
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
+        .max_wasm_stack(GUEST_STACK_BYTES)
+        .async_stack_size(FIBER_STACK_BYTES)
         .wasm_component_model(true)
         .wasm_exceptions(true);
     config
@@ -229,15 +241,15 @@ fn link_module(engine: &Engine, module: &Module) -> Result<Loaded, String> {
         return Err("it has no function _start: it is a library, not a command".into());
     }
     let mut linker: Linker<Guest> = Linker::new(engine);
-    wasmtime_wasi::p1::add_to_linker_sync(&mut linker, guest::preview1).map_err(|e| format!("{e:#}"))?;
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, guest::preview1).map_err(|e| format!("{e:#}"))?;
     linker.instantiate_pre(module).map(Loaded::Core).map_err(|e| format!("{e:#}"))
 }
 
 fn link_component(engine: &Engine, component: &Component) -> Result<Loaded, String> {
     let link = || {
         let mut linker = wasmtime::component::Linker::new(engine);
-        wasmtime_wasi::p2::add_to_linker_sync(&mut linker)?;
-        wasmtime_wasi::p2::bindings::sync::CommandPre::new(linker.instantiate_pre(component)?)
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        wasmtime_wasi::p2::bindings::CommandPre::new(linker.instantiate_pre(component)?)
     };
     link().map(Loaded::Component).map_err(|e: wasmtime::Error| format!("{e:#}"))
 }

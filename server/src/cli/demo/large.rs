@@ -21,8 +21,8 @@ const LINK: &str = "\
     -o out/greenhouse.wasm";
 
 const WAIT: &str = "
-The first action also compiles clang: 75 MB of WebAssembly become machine code, once for this store.
-That takes a minute or so on two cores; every action after it starts in milliseconds.";
+The first use of clang compiles it: 75 MB of WebAssembly become machine code, once for each data folder.
+That takes a minute or so on two cores; later actions find it ready.";
 
 /// Shows the demo and returns what to try next.
 pub(super) async fn show(client: &Client, package: &Package, progress: &Progress) -> anyhow::Result<Next> {
@@ -31,7 +31,7 @@ pub(super) async fn show(client: &Client, package: &Package, progress: &Progress
     progress.say(WAIT);
     let first = demo.round(false).await?;
     let program = first.last().expect("a round has four steps");
-    progress.say(&String::from_utf8_lossy(&program.stdout));
+    progress.say(String::from_utf8_lossy(&program.stdout).trim_end());
     let rounds = Rounds(vec![
         Round { name: "first time", steps: first },
         Round { name: "again", steps: demo.round(false).await? },

@@ -19,7 +19,7 @@ pub(super) async fn show(client: &Client, progress: &Progress) -> anyhow::Result
         Ok(vec![job.source("postcard.wasm", module.clone())?.run(client, progress, no_cache).await?])
     };
     let first = round(false).await?;
-    progress.say(&String::from_utf8_lossy(&first[0].stdout));
+    progress.say(String::from_utf8_lossy(&first[0].stdout).trim_end());
     let rounds = Rounds(vec![
         Round { name: "first time", steps: first },
         Round { name: "again", steps: round(false).await? },

@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, LineStyle, Table};
 
 use super::super::format;
 use super::job::Ran;
@@ -20,7 +20,7 @@ impl Rounds {
     /// Returns a table with a line for each step.
     pub(super) fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_style(UTF8_HORIZONTAL_ONLY);
+        table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
         let rounds = self.0.iter().map(|round| round.name);
         table.set_header(["step", "action", "where"].into_iter().chain(rounds).chain(["output"]));
         for (at, step) in self.0[0].steps.iter().enumerate() {
@@ -47,13 +47,11 @@ impl Rounds {
                 ensure!(equal, "{title}: round {name:?} gave {} and not {}", b.output, a.output);
             }
         }
-        let steps = first.steps.len();
         let executed = self.0.iter().filter(|round| round.steps.iter().all(|step| !step.cached)).count();
-        let outputs =
-            if steps == 1 { "The output is".to_owned() } else { format!("All {steps} outputs are") };
+        let (rounds, cached) = (self.0.len(), self.0.len() - executed);
         Ok(format!(
-            "{outputs} the same bytes in all {} rounds, {executed} of which were computed.\n",
-            self.0.len()
+            "Every output is the same to the byte in all {rounds} rounds: the digests are equal. \
+             Executed: {executed}, from the cache: {cached}.\n"
         ))
     }
 }
@@ -96,12 +94,7 @@ mod tests {
 
     #[test]
     fn rounds_that_differ_are_an_error() {
-        assert!(
-            rounds("same")
-                .verdict()
-                .unwrap()
-                .starts_with("The output is the same bytes in all 2 rounds, 1 of")
-        );
+        assert!(rounds("same").verdict().unwrap().ends_with("Executed: 1, from the cache: 1.\n"));
         let error = rounds("other").verdict().unwrap_err().to_string();
         assert!(error.starts_with("link: round \"again\" gave"), "{error}");
     }

@@ -1,0 +1,15 @@
+;; Takes 24 MiB in each of eight memories, then fails when one was refused.
+(module
+  (memory (export "memory") 1)
+  (memory $a 1) (memory $b 1) (memory $c 1) (memory $d 1) (memory $e 1) (memory $f 1) (memory $g 1)
+  (func $check (param $pages i32)
+    (if (i32.eq (local.get $pages) (i32.const -1)) (then unreachable)))
+  (func (export "_start")
+    (call $check (memory.grow 0 (i32.const 383)))
+    (call $check (memory.grow $a (i32.const 383)))
+    (call $check (memory.grow $b (i32.const 383)))
+    (call $check (memory.grow $c (i32.const 383)))
+    (call $check (memory.grow $d (i32.const 383)))
+    (call $check (memory.grow $e (i32.const 383)))
+    (call $check (memory.grow $f (i32.const 383)))
+    (call $check (memory.grow $g (i32.const 383)))))

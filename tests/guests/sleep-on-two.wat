@@ -1,0 +1,10 @@
+;; Sleeps on two clocks at once, which hosts treat differently from one.
+(module
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (i32.store (i32.const 16) (i32.const 1))
+    (i64.store (i32.const 24) (i64.const 0x7fffffffffffffff))
+    (i32.store (i32.const 64) (i32.const 1))
+    (i64.store (i32.const 72) (i64.const 0x7ffffffffffffff0))
+    (drop (call $poll_oneoff (i32.const 0) (i32.const 128) (i32.const 2) (i32.const 256)))))

@@ -1,0 +1,5 @@
+;; Wants a function that WASI preview 1 does not have.
+(module
+  (import "wasi_snapshot_preview1" "fd_frobnicate" (func (param i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")))
