@@ -20,10 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=protos");
     let descriptors = protox::compile(FILES, ["protos"])?;
     let out_dir = std::env::var("OUT_DIR")?;
-    std::fs::write(
-        Path::new(&out_dir).join("descriptors.bin"),
-        descriptors.encode_to_vec(),
-    )?;
+    std::fs::write(Path::new(&out_dir).join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         // Payload bytes are reference-counted slices of the HTTP/2 frame, not copies.
         .bytes(".")

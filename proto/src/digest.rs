@@ -133,8 +133,8 @@ impl Digest {
 
     fn from_hex(function: DigestFunction, hash: &str, size: u64) -> Result<Self, DigestError> {
         let digits = function.hash_bytes() * 2;
-        let well_formed = hash.len() == digits
-            && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let well_formed =
+            hash.len() == digits && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let refused = || DigestError::Hash {
             // A hostile "hash" can be megabytes long; the message need not be.
             hash: hash.chars().take(80).collect(),

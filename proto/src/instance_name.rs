@@ -7,15 +7,8 @@ use std::sync::Arc;
 const INSTANCE_NAME_BYTES_MAX: usize = 255;
 
 /// Path segments that resource names use as keywords, so that no instance may.
-pub(crate) const RESERVED: &[&str] = &[
-    "blobs",
-    "uploads",
-    "actions",
-    "actionResults",
-    "operations",
-    "capabilities",
-    "compressed-blobs",
-];
+pub(crate) const RESERVED: &[&str] =
+    &["blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs"];
 
 /// Why an instance name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -35,8 +35,5 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 /// Wraps a message into an `Any` under its full name, as operations and error details carry it.
 pub fn pack_any(full_name: &str, message: &impl prost::Message) -> prost_types::Any {
-    prost_types::Any {
-        type_url: format!("type.googleapis.com/{full_name}"),
-        value: message.encode_to_vec(),
-    }
+    prost_types::Any { type_url: format!("type.googleapis.com/{full_name}"), value: message.encode_to_vec() }
 }

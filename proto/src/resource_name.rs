@@ -228,16 +228,33 @@ mod tests {
     #[test]
     fn malformed_names_are_refused() {
         for name in [
-            "", "/", "main", "blobs", "blobs/HASH", "/blobs/HASH/1", "blobs/HASH/-1", "blobs/HASH/x",
-            "blobs/HASH/1/tail", "blobs//1", "a//blobs/HASH/1", "actions/blobs/HASH/1",
-            "compressed-blobs/identity/HASH/1", "compressed-blobs/HASH/1", "blobs/blake3/HASH/1",
-            "blobs/sha256/HASH/1", "uploads/U/blobs/HASH/1",
+            "",
+            "/",
+            "main",
+            "blobs",
+            "blobs/HASH",
+            "/blobs/HASH/1",
+            "blobs/HASH/-1",
+            "blobs/HASH/x",
+            "blobs/HASH/1/tail",
+            "blobs//1",
+            "a//blobs/HASH/1",
+            "actions/blobs/HASH/1",
+            "compressed-blobs/identity/HASH/1",
+            "compressed-blobs/HASH/1",
+            "blobs/blake3/HASH/1",
+            "blobs/sha256/HASH/1",
+            "uploads/U/blobs/HASH/1",
         ] {
             assert!(ReadName::parse(&name.replace("HASH", H)).is_err(), "{name}");
         }
         for name in [
-            "blobs/HASH/1", "uploads/blobs/HASH/1", "uploads//blobs/HASH/1", "uploads/U/HASH/1",
-            "uploads/U/uploads/HASH/1", "uploads/U/blobs/HASH",
+            "blobs/HASH/1",
+            "uploads/blobs/HASH/1",
+            "uploads//blobs/HASH/1",
+            "uploads/U/HASH/1",
+            "uploads/U/uploads/HASH/1",
+            "uploads/U/blobs/HASH",
         ] {
             assert!(WriteName::parse(&name.replace("HASH", H)).is_err(), "{name}");
         }

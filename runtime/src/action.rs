@@ -199,9 +199,7 @@ fn outputs(command: &reapi::Command, working_directory: &RelPath) -> Result<Outp
                 .resolve(text)
                 .map_err(|error| Failure::InvalidArgument(format!("Command.{field}: {error}")))?;
             if text.ends_with('/') {
-                return Err(Failure::InvalidArgument(format!(
-                    "Command.{field}: {text:?} ends with a slash"
-                )));
+                return Err(Failure::InvalidArgument(format!("Command.{field}: {text:?} ends with a slash")));
             }
             if seen.insert(text) {
                 paths.push(OutputPath { requested: text.clone(), path });
@@ -215,7 +213,8 @@ fn outputs(command: &reapi::Command, working_directory: &RelPath) -> Result<Outp
     let files = parse("output_files", &command.output_files)?;
     let directories = parse("output_directories", &command.output_directories)?;
     for file in &files {
-        let clash = |other: &&OutputPath| other.requested != file.requested && other.path.starts_with(&file.path);
+        let clash =
+            |other: &&OutputPath| other.requested != file.requested && other.path.starts_with(&file.path);
         let same = directories.iter().find(|d| d.path == file.path);
         if let Some(other) = files.iter().find(clash).or(same) {
             return Err(Failure::InvalidArgument(format!(

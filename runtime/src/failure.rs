@@ -101,8 +101,7 @@ mod tests {
 
     #[test]
     fn every_missing_blob_is_a_violation() {
-        let digests: Vec<Digest> =
-            (0..5_u8).map(|i| DigestFunction::Sha256.digest(&[i])).collect();
+        let digests: Vec<Digest> = (0..5_u8).map(|i| DigestFunction::Sha256.digest(&[i])).collect();
         let status = Failure::MissingBlobs(digests.clone()).to_status();
         assert_eq!(status.code, rpc::Code::FailedPrecondition as i32);
         let detail = rpc::PreconditionFailure::decode(&*status.details[0].value).unwrap();

@@ -103,7 +103,8 @@ impl InputRoot {
         limits: &Limits,
     ) -> Result<(), Failure> {
         let entries = self.entries(limits)?;
-        let root = Dir::open_ambient_dir(target, ambient_authority()).map_err(Failure::io("open input root"))?;
+        let root =
+            Dir::open_ambient_dir(target, ambient_authority()).map_err(Failure::io("open input root"))?;
         let root = Arc::new(root);
         let mut small = Vec::new();
         let mut large = Vec::new();
@@ -160,7 +161,8 @@ impl InputRoot {
             let join = |name: &Segment| {
                 let joined = path.join(name);
                 // Checked again as a whole: each name may be short and the path too long.
-                RelPath::parse(joined.as_str()).map_err(|e| Failure::InvalidArgument(format!("input root: {e}")))
+                RelPath::parse(joined.as_str())
+                    .map_err(|e| Failure::InvalidArgument(format!("input root: {e}")))
             };
             for file in &directory.files {
                 bytes = bytes.saturating_add(file.digest.size());
@@ -200,7 +202,8 @@ enum Step<'a> {
 pub(crate) async fn make_parents(target: &Path, paths: Vec<RelPath>) -> Result<(), Failure> {
     let target = target.to_owned();
     blocking(move || {
-        let root = Dir::open_ambient_dir(target, ambient_authority()).map_err(Failure::io("open input root"))?;
+        let root =
+            Dir::open_ambient_dir(target, ambient_authority()).map_err(Failure::io("open input root"))?;
         for parent in paths.iter().filter_map(RelPath::parent).filter(|p| !p.is_root()) {
             root.create_dir_all(parent.as_str()).map_err(|error| {
                 Failure::InvalidArgument(format!("leading directories of output {parent}: {error}"))

@@ -161,7 +161,12 @@ impl Scan<'_> {
         }
         let (digest, is_executable) = self.file(&output.path)?;
         let digest = Some(digest.to_wire());
-        self.found.result.output_files.push(reapi::OutputFile { path, digest, is_executable, ..Default::default() });
+        self.found.result.output_files.push(reapi::OutputFile {
+            path,
+            digest,
+            is_executable,
+            ..Default::default()
+        });
         Ok(())
     }
 
@@ -172,7 +177,8 @@ impl Scan<'_> {
 
     fn link_target(&mut self, path: &RelPath) -> Result<String, Failure> {
         self.count(0)?;
-        let target = self.dir.read_link_contents(path.as_str()).map_err(Failure::io("read output symlink"))?;
+        let target =
+            self.dir.read_link_contents(path.as_str()).map_err(Failure::io("read output symlink"))?;
         let target = target.to_str().map(str::to_owned).ok_or_else(|| {
             Failure::FailedPrecondition(format!("output symlink {path} has a target that is not UTF-8"))
         })?;

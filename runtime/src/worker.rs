@@ -182,7 +182,8 @@ impl Worker {
             }
         };
         let isa_fits = |isa: &str| (isa == "wasm32") == wasm;
-        if let Some((_, isa)) = spec.platform.iter().find(|(name, value)| *name == "ISA" && !isa_fits(value)) {
+        if let Some((_, isa)) = spec.platform.iter().find(|(name, value)| *name == "ISA" && !isa_fits(value))
+        {
             return Err(Failure::FailedPrecondition(format!(
                 "platform asks for ISA={isa}, which the executor for this action does not have"
             )));

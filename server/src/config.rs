@@ -120,7 +120,9 @@ impl Config {
         let mut problems = Vec::new();
         let mut config = Self::default();
         let mut root = Section::new(String::new(), table, &mut problems);
-        root.text("listen", |text| text.parse().map(|a| config.listen = a).map_err(|_| "is no HOST:PORT".into()));
+        root.text("listen", |text| {
+            text.parse().map(|a| config.listen = a).map_err(|_| "is no HOST:PORT".into())
+        });
         root.text("data", |text| {
             config.data = text.into();
             Ok(())
@@ -159,7 +161,8 @@ fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
     section.boolean("native", &mut worker.native);
     section.list("properties", |entries| {
         let split = |entry: &String| {
-            let (name, value) = entry.split_once('=').ok_or_else(|| format!("{entry:?} is not NAME=VALUE"))?;
+            let (name, value) =
+                entry.split_once('=').ok_or_else(|| format!("{entry:?} is not NAME=VALUE"))?;
             Ok::<_, String>((name.to_owned(), value.to_owned()))
         };
         worker.properties = entries.iter().map(split).collect::<Result<_, _>>()?;
@@ -316,8 +319,13 @@ mod tests {
         "#;
         let problems = Config::parse(text).unwrap_err();
         for path in [
-            "listen:", "instances:", "colour:", "requests.batch_bytes_max:", "worker.slots:",
-            "worker.limits.stdout_byte_max:", "worker.limits.input_bytes_max:",
+            "listen:",
+            "instances:",
+            "colour:",
+            "requests.batch_bytes_max:",
+            "worker.slots:",
+            "worker.limits.stdout_byte_max:",
+            "worker.limits.input_bytes_max:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:?}");
         }

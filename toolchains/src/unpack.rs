@@ -126,12 +126,7 @@ impl<D: FnMut(Parcel) -> Result<(), ImportError>> Unpacking<D> {
         }
         self.blobs.flush()?;
         let Collected { files, bytes, .. } = self.blobs;
-        Ok(Unpacked {
-            tree: self.tree.build(FUNCTION),
-            module,
-            files,
-            bytes,
-        })
+        Ok(Unpacked { tree: self.tree.build(FUNCTION), module, files, bytes })
     }
 }
 

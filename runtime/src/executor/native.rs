@@ -141,7 +141,10 @@ async fn until_the_end(
 }
 
 pub(crate) fn timed_out(timeout: Duration) -> Failure {
-    Failure::DeadlineExceeded(format!("the command ran longer than its timeout of {} s", timeout.as_secs_f64()))
+    Failure::DeadlineExceeded(format!(
+        "the command ran longer than its timeout of {} s",
+        timeout.as_secs_f64()
+    ))
 }
 
 /// A process group that is killed when this is dropped.

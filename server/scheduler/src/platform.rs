@@ -162,7 +162,8 @@ pub(crate) mod tests {
 
     #[test]
     fn os_family_is_lower_case_and_limits_hold() {
-        let property = |name: &str, value: &str| reapi::platform::Property { name: name.into(), value: value.into() };
+        let property =
+            |name: &str, value: &str| reapi::platform::Property { name: name.into(), value: value.into() };
         let wire = reapi::Platform { properties: vec![property("OSFamily", "Linux"), property("ISA", "X")] };
         let parsed = Platform::from_wire(Some(&wire)).unwrap();
         assert_eq!((parsed.get("OSFamily"), parsed.get("ISA")), (Some("linux"), Some("X")));

@@ -83,7 +83,12 @@ impl LocalQueue {
     }
 
     /// Lists operation names of an instance in name order.
-    pub fn list(&self, instance: &InstanceName, after: Option<&OperationName>, count: usize) -> Vec<OperationName> {
+    pub fn list(
+        &self,
+        instance: &InstanceName,
+        after: Option<&OperationName>,
+        count: usize,
+    ) -> Vec<OperationName> {
         self.lock().state.list(instance, after, count)
     }
 

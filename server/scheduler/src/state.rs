@@ -263,7 +263,12 @@ impl Scheduler {
     /// Ends one operation as cancelled. Others that share its run are not touched.
     ///
     /// Returns false when there is no such operation. Ended operations stay as they are.
-    pub fn cancel(&mut self, now: Instant, operation: &OperationName, response: reapi::ExecuteResponse) -> bool {
+    pub fn cancel(
+        &mut self,
+        now: Instant,
+        operation: &OperationName,
+        response: reapi::ExecuteResponse,
+    ) -> bool {
         let run = match self.operations.get(operation) {
             None => return false,
             Some(Op::Ended(_)) => return true,
@@ -393,7 +398,13 @@ impl Scheduler {
         run
     }
 
-    fn end(&mut self, now: Instant, name: OperationName, job: Arc<Job>, response: Arc<reapi::ExecuteResponse>) {
+    fn end(
+        &mut self,
+        now: Instant,
+        name: OperationName,
+        job: Arc<Job>,
+        response: Arc<reapi::ExecuteResponse>,
+    ) {
         let view = View { job, stage: Stage::Completed(response) };
         self.operations.insert(name.clone(), Op::Ended(view));
         self.ended.push_back((now, name.clone()));

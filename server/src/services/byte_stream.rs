@@ -80,8 +80,7 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
             Ok(limit) => Some(limit),
         };
         let pieces = self.0.blobs.read(&name.digest, ByteRange { offset, limit }).await?;
-        let responses =
-            pieces.map(|piece| piece.map(|data| ReadResponse { data }).map_err(Status::from));
+        let responses = pieces.map(|piece| piece.map(|data| ReadResponse { data }).map_err(Status::from));
         Ok(Response::new(responses.boxed()))
     }
 
@@ -92,7 +91,8 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
         let (metadata, _, mut messages) = request.into_parts();
         let idle = self.0.requests.upload_idle_max;
         let first = next_message(&mut messages, idle).await?;
-        let first = first.ok_or_else(|| Status::invalid_argument("the stream ended before its first message"))?;
+        let first =
+            first.ok_or_else(|| Status::invalid_argument("the stream ended before its first message"))?;
         check_header(&Request::from_parts(metadata, Default::default(), ()), &first.resource_name)?;
         let name = self.parse_write(&first.resource_name)?;
         let committed = |size| Ok(Response::new(WriteResponse { committed_size: size_on_the_wire(size) }));

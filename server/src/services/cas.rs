@@ -85,9 +85,8 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         let mut stored = VecDeque::from(self.0.blobs.put_batch(good.collect()).await);
         let mut responses = Vec::with_capacity(parsed.len());
         for (parsed, entry) in parsed.into_iter().zip(request.requests) {
-            let outcome = parsed.and_then(|_| {
-                stored.pop_front().expect("one outcome for each upload").map_err(Status::from)
-            });
+            let outcome = parsed
+                .and_then(|_| stored.pop_front().expect("one outcome for each upload").map_err(Status::from));
             let status = Some(entry_status(outcome));
             responses.push(reapi::batch_update_blobs_response::Response { digest: entry.digest, status });
         }

@@ -56,10 +56,11 @@ impl reapi::execution_server::Execution for Execution {
         let action =
             action::read_action(blobs, &action_digest, limits).await.map_err(|f| failure_status(&f))?;
         action::timeout(&action, limits).map_err(|f| failure_status(&f))?;
-        if !request.skip_cache_lookup && !action.do_not_cache {
-            if let Some(result) = self.0.action_cache.get(&instance, &action_digest).await? {
-                return Ok(Response::new(self.cached(&instance, action_digest, result, hints).await));
-            }
+        if !request.skip_cache_lookup
+            && !action.do_not_cache
+            && let Some(result) = self.0.action_cache.get(&instance, &action_digest).await?
+        {
+            return Ok(Response::new(self.cached(&instance, action_digest, result, hints).await));
         }
         let platform = action::read_platform(blobs, &action, &action_digest, limits)
             .await
@@ -149,8 +150,7 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
         let operation = match &view.stage {
             Stage::Completed(response) => {
                 state.ended = true;
-                let response =
-                    with_inlined(&state.context, &view.job.action, response, &state.hints).await;
+                let response = with_inlined(&state.context, &view.job.action, response, &state.hints).await;
                 completed(&state.name, &view.job.action, &response)
             }
             _ => describe(&state.name, &view),
@@ -168,8 +168,7 @@ async fn with_inlined(
 ) -> reapi::ExecuteResponse {
     let mut response = response.clone();
     if let Some(result) = &mut response.result {
-        let inline =
-            Inline { stdout: hints.stdout, stderr: hints.stderr, output_files: &hints.output_files };
+        let inline = Inline { stdout: hints.stdout, stderr: hints.stderr, output_files: &hints.output_files };
         inline.apply(&*context.blobs, action.function(), result).await;
     }
     response
@@ -191,7 +190,11 @@ pub(super) fn describe(name: &OperationName, view: &View) -> longrunning::Operat
     }
 }
 
-fn completed(name: &OperationName, action: &Digest, response: &reapi::ExecuteResponse) -> longrunning::Operation {
+fn completed(
+    name: &OperationName,
+    action: &Digest,
+    response: &reapi::ExecuteResponse,
+) -> longrunning::Operation {
     let packed = pack_any("build.bazel.remote.execution.v2.ExecuteResponse", response);
     longrunning::Operation {
         name: name.to_string(),

@@ -46,8 +46,7 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
             Ok(0) => PAGE_OPERATIONS_MAX,
             Ok(size) => size.min(PAGE_OPERATIONS_MAX),
         };
-        let after =
-            (!request.page_token.is_empty()).then(|| OperationName::from_client(&request.page_token));
+        let after = (!request.page_token.is_empty()).then(|| OperationName::from_client(&request.page_token));
         let names = self.0.queue.list(&instance, after.as_ref(), size);
         let full = names.len() == size;
         let next_page_token = names.last().filter(|_| full).map(ToString::to_string).unwrap_or_default();

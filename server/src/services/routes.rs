@@ -33,9 +33,7 @@ pub(crate) async fn routes(context: Arc<Context>, health: HealthReporter) -> any
     let mut routes = Routes::builder();
     routes
         .add_service(ExecutionServer::new(execution).max_decoding_message_size(MESSAGE_BYTES_MAX))
-        .add_service(
-            ContentAddressableStorageServer::new(cas).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
+        .add_service(ContentAddressableStorageServer::new(cas).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(ActionCacheServer::new(action_cache).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(ByteStreamServer::new(byte_stream).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(CapabilitiesServer::new(capabilities))

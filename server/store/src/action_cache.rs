@@ -40,9 +40,9 @@ impl ActionCache {
         match self.is_complete(action, &result).await {
             Ok(true) => Ok(Some(result)),
             Ok(false) => Ok(None),
-            Err(StoreError::Directory { .. } | StoreError::TreeLimit { .. } | StoreError::TooLarge { .. }) => {
-                Ok(None)
-            }
+            Err(
+                StoreError::Directory { .. } | StoreError::TreeLimit { .. } | StoreError::TooLarge { .. },
+            ) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -63,7 +63,11 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Reads one blob of at most `size_max` bytes into memory.
     async fn get(&self, digest: &Digest, size_max: u64) -> Result<Bytes, StoreError> {
         if digest.size() > size_max {
-            return Err(StoreError::TooLarge { digest: *digest, limit_name: "in-memory blob", limit: size_max });
+            return Err(StoreError::TooLarge {
+                digest: *digest,
+                limit_name: "in-memory blob",
+                limit: size_max,
+            });
         }
         collect(self.read(digest, ByteRange::default()).await?).await
     }

@@ -159,9 +159,15 @@ pub async fn missing_keeps_order_and_drops_repeats(store: &impl BlobStore) {
 pub async fn ranges_are_exact(store: &impl BlobStore) {
     for size in [10_usize, 600_000] {
         let (digest, data) = stored(store, size, 4).await;
-        for (offset, limit) in
-            [(0, None), (1, None), (size, None), (size / 2, Some(3)), (3, Some(size)), (0, Some(1)), (size - 1, Some(9))]
-        {
+        for (offset, limit) in [
+            (0, None),
+            (1, None),
+            (size, None),
+            (size / 2, Some(3)),
+            (3, Some(size)),
+            (0, Some(1)),
+            (size - 1, Some(9)),
+        ] {
             let range = ByteRange { offset: offset as u64, limit: limit.map(|l: usize| l as u64) };
             let read = collect(store.read(&digest, range).await.unwrap()).await.unwrap();
             let end = limit.map_or(size, |l| size.min(offset + l));

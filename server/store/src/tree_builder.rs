@@ -57,8 +57,16 @@ impl TreeBuilder {
     }
 
     /// Adds a file; missing parents are made.
-    pub fn file(&mut self, path: &RelPath, digest: Digest, is_executable: bool) -> Result<(), TreeBuildError> {
-        self.file_node(path, reapi::FileNode { digest: Some(digest.to_wire()), is_executable, ..Default::default() })
+    pub fn file(
+        &mut self,
+        path: &RelPath,
+        digest: Digest,
+        is_executable: bool,
+    ) -> Result<(), TreeBuildError> {
+        self.file_node(
+            path,
+            reapi::FileNode { digest: Some(digest.to_wire()), is_executable, ..Default::default() },
+        )
     }
 
     /// Adds a file as a node whose name is taken from the path.
@@ -119,7 +127,8 @@ impl TreeBuilder {
     fn level(&mut self, path: &RelPath) -> Result<&mut Level, TreeBuildError> {
         let mut level = &mut self.root;
         for name in path.segments() {
-            let entry = level.entries.entry(name.to_owned()).or_insert_with(|| Entry::Directory(Level::default()));
+            let entry =
+                level.entries.entry(name.to_owned()).or_insert_with(|| Entry::Directory(Level::default()));
             match entry {
                 Entry::Directory(next) => level = next,
                 _ => return Err(TreeBuildError::NotADirectory(path.clone())),
@@ -188,7 +197,10 @@ mod tests {
         let mut tree = TreeBuilder::new();
         tree.file(&path("a"), digest("a"), true).unwrap();
         assert_eq!(tree.symlink(&path("a"), "b"), Err(TreeBuildError::Exists(path("a"))));
-        assert_eq!(tree.file(&path("a/b"), digest("b"), false), Err(TreeBuildError::NotADirectory(path("a"))));
+        assert_eq!(
+            tree.file(&path("a/b"), digest("b"), false),
+            Err(TreeBuildError::NotADirectory(path("a")))
+        );
         assert_eq!(tree.graft(&RelPath::root(), digest("r")), Err(TreeBuildError::Root));
     }
 

@@ -14,7 +14,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::filesystem::FsPerms;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
-use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::modules::Loaded;
 use crate::executor::native::timed_out;
@@ -33,13 +33,18 @@ pub(super) struct Guest {
 /// The WASI host of a guest; which one depends on what the module is.
 enum Host {
     Preview1(Box<WasiP1Ctx>),
-    Preview2 { context: WasiCtx, table: wasmtime_wasi::ResourceTable },
+    Preview2(Box<Preview2>),
+}
+
+struct Preview2 {
+    context: WasiCtx,
+    table: ResourceTable,
 }
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         match &mut self.context {
-            Host::Preview2 { context, table } => WasiCtxView { ctx: context, table },
+            Host::Preview2(host) => WasiCtxView { ctx: &mut host.context, table: &mut host.table },
             Host::Preview1(context) => context.ctx(),
         }
     }
@@ -49,7 +54,7 @@ impl WasiView for Guest {
 pub(super) fn preview1(guest: &mut Guest) -> &mut WasiP1Ctx {
     match &mut guest.context {
         Host::Preview1(context) => context,
-        Host::Preview2 { .. } => unreachable!("core modules are started with a preview-1 host"),
+        Host::Preview2(_) => unreachable!("core modules are started with a preview-1 host"),
     }
 }
 
@@ -66,7 +71,7 @@ pub(super) struct Run {
 
 impl Run {
     /// Runs the guest on this thread, which must not be one that drives the async runtime.
-    pub(super) fn to_the_end(self, module: &Loaded) -> Result<Outcome, Failure> {
+    pub(super) fn finish(self, module: &Loaded) -> Result<Outcome, Failure> {
         let stdout = Capture::new("standard output", self.limits.stdout_bytes_max);
         let stderr = Capture::new("standard error", self.limits.stdout_bytes_max);
         let mut wasi = self.wasi(&stdout, &stderr)?;
@@ -75,8 +80,8 @@ impl Run {
         let (context, engine) = match module {
             Loaded::Core(pre) => (Host::Preview1(Box::new(wasi.build_p1())), pre.module().engine()),
             Loaded::Component(pre) => {
-                let (context, table) = (wasi.build(), wasmtime_wasi::ResourceTable::new());
-                (Host::Preview2 { context, table }, pre.engine())
+                let host = Preview2 { context: wasi.build(), table: ResourceTable::new() };
+                (Host::Preview2(Box::new(host)), pre.engine())
             }
         };
         let mut store = Store::new(engine, Guest { context, limiter });
@@ -86,7 +91,10 @@ impl Run {
     }
 
     /// Ends the guest while it waits inside the host, where no epoch reaches it.
-    async fn until_stopped(&self, guest: impl Future<Output = wasmtime::Result<i32>>) -> wasmtime::Result<i32> {
+    async fn until_stopped(
+        &self,
+        guest: impl Future<Output = wasmtime::Result<i32>>,
+    ) -> wasmtime::Result<i32> {
         let mut cancelled = self.cancelled.clone();
         tokio::select! {
             biased;
@@ -176,7 +184,9 @@ fn outcome(
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         return Outcome::Exited(finished(exit.0, ""));
     }
-    if let Some(stopped) = error.downcast_ref::<Stopped>().or(stdout.overflow().or(stderr.overflow()).as_ref()) {
+    if let Some(stopped) =
+        error.downcast_ref::<Stopped>().or(stdout.overflow().or(stderr.overflow()).as_ref())
+    {
         let failure = match stopped {
             Stopped::Cancelled => Failure::Cancelled,
             Stopped::TimedOut(timeout) => timed_out(*timeout),
@@ -213,7 +223,12 @@ impl Limiter {
 }
 
 impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _max: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let fits = desired <= self.memory_bytes_max;
         if !fits {
             self.refused = Some(format!(
@@ -225,7 +240,12 @@ impl ResourceLimiter for Limiter {
         Ok(fits)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _max: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let fits = desired <= self.table_elements_max;
         if !fits {
             self.refused = Some(format!(

@@ -137,7 +137,7 @@ impl Executor for WasmExecutor {
             limits: self.limits.clone(),
         };
         // A thread of its own: a guest that loops must not stall the runtime.
-        blocking(move || run.to_the_end(&module)).await
+        blocking(move || run.finish(&module)).await
     }
 }
 

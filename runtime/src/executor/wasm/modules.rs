@@ -220,7 +220,9 @@ fn load(engine: &Engine, digest: &Digest, path: &Path) -> Result<Option<Loaded>,
             }
         }
     };
-    linked.map(Some).map_err(|why| Failure::InvalidArgument(format!("module {digest} cannot run here: {why}")))
+    linked
+        .map(Some)
+        .map_err(|why| Failure::InvalidArgument(format!("module {digest} cannot run here: {why}")))
 }
 
 fn unusable(path: &Path, error: &wasmtime::Error) -> Option<Loaded> {
