@@ -51,7 +51,13 @@ fn program(task: &Task<'_>, working_directory: &Path) -> Result<PathBuf, Failure
             return Ok(candidate);
         }
     }
-    Err(not_found(name, &format!("it is not on PATH {path:?}")))
+    let here = task.spec.working_directory.resolve(name).ok().and_then(|path| task.input.file(&path));
+    let hint = if here.is_some() {
+        format!("; for the file of the input root write ./{name}")
+    } else {
+        String::new()
+    };
+    Err(not_found(name, &format!("it is not on PATH {path:?}{hint}")))
 }
 
 fn is_executable(path: &Path) -> bool {

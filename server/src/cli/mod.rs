@@ -57,7 +57,7 @@ enum Command {
     Cas(cas::CasArgs),
     Action(action::ActionArgs),
     Demo(demo::DemoArgs),
-    /// Check, explain or print the configuration.
+    /// Check or print the configuration.
     Config(config::ConfigArgs),
 }
 
@@ -112,7 +112,8 @@ fn explain(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    text
+    // A server's words are among them.
+    format::plain_lines(&text)
 }
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no error.

@@ -34,7 +34,8 @@ impl Report<'_> {
         }
         match (&self.outcome.failure, self.exit_code()) {
             (Some(failure), _) => {
-                writeln!(stderr, "error: the action could not be run: {failure}")?;
+                let why = format::plain_lines(&failure.to_string());
+                writeln!(stderr, "error: the action could not be run: {why}")?;
                 writeln!(stderr, "  see what it was made of: wardian action show {}", self.action)?;
             }
             (None, Some(code)) if u8::try_from(code).is_err() => {

@@ -15,8 +15,8 @@ use super::follow::{follow, until_interrupted};
 use super::progress::Progress;
 use super::report::{Report, exit_code};
 use crate::client::{
-    ActionSpec, Client, InputLimits, LocalTree, Outcome, OutputLimits, OutputWriter, Sent, download_outputs,
-    logged_bytes, upload,
+    ActionSpec, Client, ClientError, InputLimits, LocalTree, Outcome, OutputLimits, OutputWriter, Sent,
+    download_outputs, logged_bytes, upload,
 };
 
 const ABOUT: &str = "\
@@ -81,6 +81,9 @@ pub(crate) struct RunArgs {
     command: Vec<String>,
 }
 
+/// How long the server may take to confirm that it stops an action.
+const CANCEL_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// What a shell reports for a program that Ctrl-C ended.
 pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 
@@ -95,7 +98,9 @@ pub(crate) async fn run(remote: &Remote, args: RunArgs) -> anyhow::Result<ExitCo
     let task = progress.spinner(&args.command[0]);
     let Some(outcome) = until_interrupted(follow(&mut execution, &args.command[0], &task)).await else {
         drop(task);
-        execution.cancel().await.context("the action may still be running")?;
+        let cancelled = tokio::time::timeout(CANCEL_TIME_MAX, execution.cancel()).await;
+        let cancelled = cancelled.unwrap_or_else(|_| Err(ClientError::Answer("none came".to_owned())));
+        cancelled.context("the action may still be running")?;
         eprintln!("cancelled");
         return Ok(ExitCode::from(EXIT_INTERRUPTED));
     };

@@ -52,8 +52,6 @@ pub(crate) struct TreeView<'a> {
 impl<'a> TreeView<'a> {
     pub(crate) fn new(tree: &'a Closure, limits: ViewLimits) -> Self {
         let mut totals = HashMap::with_capacity(tree.order.len());
-        // A level names only directories that were first found on a later one or before on the same path, so
-        // totals are made on demand, deepest first.
         for digest in &tree.order {
             total(tree, *digest, &mut totals);
         }

@@ -207,6 +207,10 @@ fn outcome(operation: longrunning::Operation) -> Result<Box<Outcome>, ClientErro
 }
 
 #[cfg(test)]
+#[path = "execution_tests.rs"]
+mod scripted;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
