@@ -57,7 +57,7 @@ impl Server {
             .await
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
-        let store = SledStore::open(&config.data.join("store")).with_context(|| {
+        let store = SledStore::open(&config.data.join("store"), config.store).with_context(|| {
             format!("store in {} cannot be opened (is another server using it?)", config.data.display())
         })?;
         let blobs = Arc::new(store.clone());

@@ -9,6 +9,7 @@ use toml::{Table, Value};
 use wardian_proto::InstanceName;
 use wardian_runtime::Limits;
 use wardian_scheduler::SchedulerLimits;
+use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
 
 /// The file that `config print` writes: every key with its default.
 pub const EXAMPLE: &str = include_str!("../wardian.example.toml");
@@ -26,6 +27,8 @@ pub struct Config {
     pub action_cache_update: bool,
     /// Limits on requests.
     pub requests: RequestLimits,
+    /// Size and promises of the store.
+    pub store: SledOptions,
     /// Limits of the queue.
     pub scheduler: SchedulerLimits,
     /// The worker inside the server.
@@ -70,6 +73,7 @@ impl Default for Config {
                 blob_bytes_max: 16 << 30,
                 upload_idle_max: Duration::from_secs(120),
             },
+            store: SledOptions::default(),
             scheduler: SchedulerLimits::default(),
             worker: WorkerSettings {
                 name: "local".into(),
@@ -139,6 +143,13 @@ impl Config {
             section.number("batch_bytes_max", 1, 4_000_000, &mut requests.batch_bytes_max);
             section.number("blob_bytes_max", 1, i64::MAX as u64, &mut requests.blob_bytes_max);
             section.seconds("upload_idle_seconds_max", &mut requests.upload_idle_max);
+        });
+        root.section("store", |section| {
+            let mut capacity = 0;
+            section.number("capacity_bytes", CAPACITY_BYTES_MIN, u64::MAX, &mut capacity);
+            config.store.capacity_bytes = (capacity > 0).then_some(capacity);
+            section.seconds("lease_seconds", &mut config.store.lease);
+            section.boolean("sync", &mut config.store.sync);
         });
         root.section("scheduler", |section| {
             let scheduler = &mut config.scheduler;

@@ -1,6 +1,6 @@
 //! Every local backend under the one contract. (The gRPC backend runs it in the system tests.)
 
-use wardian_store::backend::{MemoryStore, SledStore};
+use wardian_store::backend::{MemoryStore, SledOptions, SledStore};
 
 async fn memory() -> (MemoryStore, ()) {
     (MemoryStore::new(64 << 20), ())
@@ -8,7 +8,7 @@ async fn memory() -> (MemoryStore, ()) {
 
 async fn sled() -> (SledStore, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    (SledStore::open(folder.path()).unwrap(), folder)
+    (SledStore::open(folder.path(), SledOptions::default()).unwrap(), folder)
 }
 
 wardian_store::blob_conformance!(memory_blobs, memory());

@@ -1,0 +1,206 @@
+//! The state of an open store, looking records up, and reading them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use super::append::Appender;
+use super::index::{Index, Location};
+use super::options::{Sizes, SledOptions};
+use super::segment::{Segment, Shape, Use};
+use crate::StoreError;
+
+/// How often a record is looked up anew because it moved meanwhile.
+const LOOKUPS_MAX: usize = 16;
+
+/// An open store. Every call may block on the disk.
+pub(super) struct Engine {
+    pub(super) folder: PathBuf,
+    pub(super) options: SledOptions,
+    pub(super) sizes: Sizes,
+    pub(super) index: Index,
+    pub(super) segments: RwLock<BTreeMap<u64, Arc<Segment>>>,
+    pub(super) appender: Mutex<Appender>,
+    /// Bytes charged for segments and for writes under way.
+    pub(super) used: Arc<AtomicU64>,
+    /// Held by the one thread that evicts, with the second up to which the store is known to be full.
+    pub(super) evicting: Mutex<u32>,
+    /// Keys that must not be evicted, with the number of pins.
+    pub(super) pins: Mutex<HashMap<Vec<u8>, usize>>,
+    pub(super) counters: Counters,
+    pub(super) started: Instant,
+    /// Locked while the store is open, so that no other process opens it.
+    pub(super) _lock: File,
+}
+
+/// What happened since the store was opened.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) segments_dropped: AtomicU64,
+    pub(super) bytes_moved: AtomicU64,
+    pub(super) uploads_refused: AtomicU64,
+    pub(super) records_damaged: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    pub(super) fn appender(&self) -> MutexGuard<'_, Appender> {
+        self.appender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn segments_folder(&self) -> PathBuf {
+        self.folder.join("segments")
+    }
+
+    /// Seconds of the store's clock. Starts at 1: 0 means "never".
+    pub(super) fn now(&self) -> u32 {
+        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX / 4) + 1
+    }
+
+    /// The use of a record that was promised to a client.
+    pub(super) fn leased(&self) -> Use {
+        let lease = u32::try_from(self.options.lease.as_secs()).unwrap_or(u32::MAX / 4).min(u32::MAX / 4);
+        Use { touched: true, leased_until: self.now() + lease }
+    }
+
+    pub(super) fn segment(&self, id: u64) -> Option<Arc<Segment>> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    pub(super) fn insert_segment(&self, segment: Arc<Segment>) {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(segment.id, segment);
+    }
+
+    pub(super) fn remove_segment(&self, id: u64) {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Finds a record and notes its use. While a lease lasts the record stays.
+    pub(super) fn find(&self, key: &[u8], used: Use) -> Result<Option<(Arc<Segment>, Location)>, StoreError> {
+        let mut location = self.index.get(key)?;
+        for _ in 0..LOOKUPS_MAX {
+            let Some(found) = location else { return Ok(None) };
+            if let Some(segment) = self.segment(found.segment) {
+                if !segment.covers(key, &found) {
+                    return Ok(None);
+                }
+                if segment.note(found.ordinal, used) {
+                    return Ok(Some((segment, found)));
+                }
+            }
+            // The segment is gone. A record that was kept is entered elsewhere before that.
+            location = self.index.get(key)?;
+            if location == Some(found) {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a record into memory; `None` when it is absent. A damaged one becomes absent.
+    pub(super) fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let used = Use { touched: true, leased_until: 0 };
+        for _ in 0..LOOKUPS_MAX {
+            let Some((segment, location)) = self.find(key, used)? else { return Ok(None) };
+            match segment.read_payload(key, &location) {
+                Ok(Some(payload)) => return Ok(Some(payload)),
+                Ok(None) => {
+                    self.forget(key, &location)?;
+                    return Ok(None);
+                }
+                // A large segment was dropped or renamed between the lookup and the opening.
+                Err(StoreError::Io { source, .. }) if moved(&segment, &source) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens the file that holds a blob, and says where the blob starts.
+    pub(super) fn open_large(&self, key: &[u8]) -> Result<Option<(Arc<File>, Location)>, StoreError> {
+        let used = Use { touched: true, leased_until: 0 };
+        for _ in 0..LOOKUPS_MAX {
+            let Some((segment, location)) = self.find(key, used)? else { return Ok(None) };
+            let file = match segment.file() {
+                Ok(file) => file,
+                Err(error) if moved(&segment, &error) => {
+                    if self.index.get(key)? == Some(location) && self.segment(location.segment).is_some() {
+                        self.forget(key, &location)?;
+                    }
+                    continue;
+                }
+                Err(error) => return Err(StoreError::io("open segment")(error)),
+            };
+            let end = file.metadata().map_err(StoreError::io("look at segment"))?.len();
+            let parsed = Segment::read_header(&file, location.offset, end)?;
+            if parsed.is_some_and(|p| p.entry.key == key && p.entry.end() <= end) {
+                return Ok(Some((file, location)));
+            }
+            self.forget(key, &location)?;
+            return Ok(None);
+        }
+        Ok(None)
+    }
+
+    /// Makes a damaged record absent, so that it is uploaded again.
+    pub(super) fn forget(&self, key: &[u8], location: &Location) -> Result<(), StoreError> {
+        let appender = self.appender();
+        if self.index.get(key)? == Some(*location) {
+            tracing::warn!(
+                segment = location.segment,
+                offset = location.offset,
+                "a damaged record is dropped"
+            );
+            Counters::add(&self.counters.records_damaged, 1);
+            self.index.apply([(key, None)], appender.checkpoint())?;
+        }
+        Ok(())
+    }
+
+    /// Writes everything that was acknowledged to the disk.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        let open = self.appender().open_segment();
+        if let Some(segment) = open {
+            let file = segment.file().map_err(StoreError::io("open segment"))?;
+            file.sync_data().map_err(StoreError::io("flush segment"))?;
+        }
+        self.index.flush()
+    }
+
+    /// Adds a pin to each key.
+    pub(super) fn pin(&self, keys: &[Vec<u8>]) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            *pins.entry(key.clone()).or_default() += 1;
+        }
+    }
+
+    /// Takes a pin from each key.
+    pub(super) fn unpin(&self, keys: &[Vec<u8>]) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            if let Some(count) = pins.get_mut(key) {
+                *count -= 1;
+                if *count == 0 {
+                    pins.remove(key);
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_pinned(&self, key: &[u8]) -> bool {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+}
+
+fn moved(segment: &Segment, error: &std::io::Error) -> bool {
+    segment.shape == Shape::Large && error.kind() == std::io::ErrorKind::NotFound
+}

@@ -1,0 +1,272 @@
+//! Making room: space is charged before it is written, and the oldest segment goes first, whole.
+//!
+//! A record of the segment that is still promised or pinned is copied to the end of the store first; one
+//! that was only used since it was written gets that second chance as long as at least half of the segment
+//! is won. A segment that is nearly all promised is left where it is: copying it wins nothing.
+
+use std::collections::HashSet;
+use std::fs;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::append::{Charge, Item, charge_of};
+use super::engine::{Counters, Engine};
+use super::index::Location;
+use super::record::{Entry, record_cost};
+use super::segment::{Segment, Shape, Use};
+use crate::StoreError;
+
+/// Charged for the folders themselves and the lock.
+const FOLDERS_BYTES: u64 = 64 << 10;
+
+/// Bytes copied forward in one append.
+const MOVE_BYTES_MAX: u64 = 1 << 20;
+
+/// How many seconds a store that was found full refuses uploads without looking again.
+const FULL_SECONDS: u32 = 1;
+
+/// How eviction goes about a segment.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    /// Whether records that were only used get a second chance.
+    second_chance: bool,
+    /// Whether to move even what is nearly all promised, because the index needs to shrink.
+    force: bool,
+}
+
+impl Engine {
+    /// Charges bytes before they are written, evicting what is oldest to make room.
+    pub(super) fn reserve(&self, bytes: u64) -> Result<Charge, StoreError> {
+        if let Some(charge) = self.charge(bytes, self.sizes.fill) {
+            return Ok(charge);
+        }
+        let made = self.make_room(bytes);
+        if made.is_err() {
+            Counters::add(&self.counters.uploads_refused, 1);
+        }
+        made
+    }
+
+    /// Charges bytes if they fit now.
+    fn charge(&self, bytes: u64, limit: u64) -> Option<Charge> {
+        let index = self.index.bytes();
+        if limit == self.sizes.fill && index > self.sizes.index {
+            return None;
+        }
+        let fits = |used: u64| {
+            let whole = used.checked_add(bytes)?;
+            (whole.checked_add(index + FOLDERS_BYTES)? <= limit).then_some(whole)
+        };
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        Some(Charge::new(Arc::clone(&self.used), bytes))
+    }
+
+    fn make_room(&self, bytes: u64) -> Result<Charge, StoreError> {
+        const FULL: StoreError = StoreError::NoSpace("everything in the store is in use");
+        let mut full_until = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut manner = Manner { second_chance: true, force: false };
+        let (mut from, mut bound) = (0, self.appender().next);
+        loop {
+            self.index.measure();
+            if let Some(charge) = self.charge(bytes, self.sizes.fill) {
+                return Ok(charge);
+            }
+            if bytes > self.sizes.fill - self.sizes.index {
+                return Err(StoreError::NoSpace("the blob is larger than the store's capacity allows"));
+            }
+            if *full_until > self.now() {
+                return Err(FULL);
+            }
+            let oldest = self.oldest(from).filter(|segment| segment.id < bound);
+            match oldest {
+                Some(segment) => {
+                    from = segment.id + 1;
+                    manner.force = self.index.bytes() > self.sizes.index;
+                    self.evict(&segment, manner)?;
+                    self.index.drop_before(self.oldest(0).map_or_else(|| self.appender().next, |s| s.id))?;
+                }
+                None if manner.second_chance => {
+                    manner.second_chance = false;
+                    (from, bound) = (0, self.appender().next);
+                }
+                None => {
+                    *full_until = self.now() + FULL_SECONDS;
+                    return Err(FULL);
+                }
+            }
+        }
+    }
+
+    /// The oldest segment from a number on.
+    fn oldest(&self, from: u64) -> Option<Arc<Segment>> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.range(from..).next().map(|(_, segment)| Arc::clone(segment))
+    }
+
+    fn evict(&self, segment: &Arc<Segment>, manner: Manner) -> Result<(), StoreError> {
+        match segment.shape {
+            Shape::Large => self.evict_large(segment, manner),
+            Shape::Shared => self.evict_shared(segment, manner),
+        }
+    }
+
+    fn evict_large(&self, segment: &Segment, manner: Manner) -> Result<(), StoreError> {
+        let entry = match segment.large_entry() {
+            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+            other => other?,
+        };
+        loop {
+            let used = segment.state().use_of(0);
+            if let Some(entry) = &entry {
+                let location = location(segment, 0, entry);
+                let current = self.index.get(&entry.key)? == Some(location);
+                let promised = self.is_promised(&entry.key, used);
+                if current && (promised || used.touched && manner.second_chance) {
+                    if !promised || manner.force {
+                        self.renew(segment, &entry.key, &location)?;
+                    }
+                    return Ok(());
+                }
+            }
+            if self.drop_segment(segment, |state| state.use_of(0) == used)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn evict_shared(&self, segment: &Arc<Segment>, manner: Manner) -> Result<(), StoreError> {
+        {
+            let mut appender = self.appender();
+            if appender.open_segment().is_some_and(|open| open.id == segment.id) {
+                self.seal(&mut appender)?;
+            }
+        }
+        let entries = match segment.read_footer()? {
+            Some(entries) => entries,
+            None => segment.scan()?,
+        };
+        let mut moved = HashSet::new();
+        loop {
+            let uses = self.uses(segment, &entries);
+            let Some(keep) = self.keep(segment, &entries, &uses, manner)? else { return Ok(()) };
+            self.carry_over(&entries, &uses, &moved)?;
+            self.move_records(segment, &entries, &uses, &keep)?;
+            moved.extend(keep);
+            let unchanged = |state: &super::segment::State| {
+                uses.iter().zip(0..).all(|(used, ordinal)| state.use_of(ordinal) == *used)
+            };
+            if self.drop_segment(segment, unchanged)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn uses(&self, segment: &Segment, entries: &[Entry]) -> Vec<Use> {
+        let state = segment.state();
+        (0..).zip(entries).map(|(ordinal, _)| state.use_of(ordinal)).collect()
+    }
+
+    fn is_promised(&self, key: &[u8], used: Use) -> bool {
+        used.leased_until > self.now() || self.is_pinned(key)
+    }
+
+    /// Which records to keep; `None` when it is not worth touching the segment.
+    fn keep(
+        &self,
+        segment: &Segment,
+        entries: &[Entry],
+        uses: &[Use],
+        manner: Manner,
+    ) -> Result<Option<Vec<u32>>, StoreError> {
+        let charged = segment.charged.load(Ordering::Relaxed);
+        let (mut promised, mut used_only) = (0, 0);
+        let mut keep = Vec::new();
+        for ((ordinal, entry), used) in (0..).zip(entries).zip(uses) {
+            let cost = record_cost(&entry.key, entry.payload_len);
+            let is_promised = self.is_promised(&entry.key, *used);
+            let spared = used.touched && manner.second_chance && used_only + cost <= charged / 2;
+            if !(is_promised || spared)
+                || self.index.get(&entry.key)? != Some(location(segment, ordinal, entry))
+            {
+                continue;
+            }
+            *(if is_promised { &mut promised } else { &mut used_only }) += cost;
+            keep.push(ordinal);
+        }
+        let worth_it = manner.force || promised <= charged / 4 * 3;
+        Ok(worth_it.then_some(keep))
+    }
+
+    /// Copies records to the end of the store, within the room held back for that.
+    fn move_records(
+        &self,
+        segment: &Segment,
+        entries: &[Entry],
+        uses: &[Use],
+        keep: &[u32],
+    ) -> Result<(), StoreError> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for (place, &ordinal) in keep.iter().enumerate() {
+            let entry = &entries[ordinal as usize];
+            let from = location(segment, ordinal, entry);
+            match segment.read_payload(&entry.key, &from)? {
+                Some(payload) => {
+                    bytes += entry.payload_len;
+                    batch.push(Item::moved(entry, payload, from, uses[ordinal as usize]));
+                }
+                None => self.forget(&entry.key, &from)?,
+            }
+            if bytes >= MOVE_BYTES_MAX || place + 1 == keep.len() {
+                let batch = std::mem::take(&mut batch);
+                let charge = self
+                    .charge(charge_of(&batch, self.sizes.segment), self.sizes.capacity)
+                    .ok_or(StoreError::NoSpace("no room to copy what is in use"))?;
+                self.append(batch, charge)?;
+                Counters::add(&self.counters.bytes_moved, std::mem::take(&mut bytes));
+            }
+        }
+        Ok(())
+    }
+
+    /// Repeats on the copies what was promised about the originals meanwhile.
+    fn carry_over(&self, entries: &[Entry], uses: &[Use], moved: &HashSet<u32>) -> Result<(), StoreError> {
+        for &ordinal in moved {
+            let used = uses[ordinal as usize];
+            if used.leased_until > self.now() {
+                self.find(&entries[ordinal as usize].key, Use { touched: false, ..used })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops a segment unless it was used since `unchanged` was true.
+    fn drop_segment(
+        &self,
+        segment: &Segment,
+        unchanged: impl FnOnce(&super::segment::State) -> bool,
+    ) -> Result<bool, StoreError> {
+        {
+            let mut state = segment.state();
+            if !unchanged(&state) {
+                return Ok(false);
+            }
+            state.dead = true;
+        }
+        self.remove_segment(segment.id);
+        match fs::remove_file(&segment.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove segment")(error));
+            }
+            _ => {}
+        }
+        self.used.fetch_sub(segment.charged.load(Ordering::Relaxed), Ordering::Relaxed);
+        Counters::add(&self.counters.segments_dropped, 1);
+        Ok(true)
+    }
+}
+
+/// Where a segment's record is.
+pub(super) fn location(segment: &Segment, ordinal: u32, entry: &Entry) -> Location {
+    Location { segment: segment.id, ordinal, offset: entry.offset, payload_len: entry.payload_len }
+}

@@ -1,0 +1,234 @@
+//! The engine under crashes, traffic beyond its capacity, and loss of its index.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use wardian_proto::DigestFunction;
+
+use super::index::allocated_below;
+use super::*;
+
+const CAPACITY: u64 = CAPACITY_BYTES_MIN;
+
+fn options() -> SledOptions {
+    SledOptions { capacity_bytes: Some(CAPACITY), lease: Duration::ZERO, sync: false }
+}
+
+fn open(folder: &Path) -> SledStore {
+    SledStore::open(folder, options()).unwrap()
+}
+
+/// Bytes that no other seed has, and that do not compress.
+fn blob(seed: u64, size: usize) -> (Digest, Bytes) {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let data: Vec<u8> = (0..size)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        })
+        .collect();
+    (DigestFunction::Sha256.digest(&data), data.into())
+}
+
+async fn put(store: &SledStore, seed: u64, size: usize) -> Digest {
+    let (digest, data) = blob(seed, size);
+    BlobStore::put(store, Upload::bytes(digest, data)).await.unwrap();
+    digest
+}
+
+async fn fill(store: &SledStore, sizes: &[usize]) -> Vec<Digest> {
+    let mut digests = Vec::new();
+    for (seed, size) in (0..).zip(sizes) {
+        digests.push(put(store, seed, *size).await);
+    }
+    digests
+}
+
+async fn all_read(store: &SledStore, digests: &[Digest]) {
+    assert_eq!(store.find_missing(digests).await.unwrap(), []);
+    for digest in digests {
+        let data = BlobStore::get(store, digest, u64::MAX).await.unwrap();
+        assert_eq!(DigestFunction::Sha256.digest(&data), *digest);
+    }
+}
+
+fn segment(folder: &Path, kind: &str) -> std::path::PathBuf {
+    let entries = fs::read_dir(folder.join("segments")).unwrap();
+    entries.map(|e| e.unwrap().path()).filter(|p| p.extension().unwrap() == kind).max().unwrap()
+}
+
+const SIZES: &[usize] = &[5, 2000, 100_000, 300_000, 1_500_000, 70];
+
+/// Copies a store's folder while it is open, as a killed process would leave it.
+fn killed_copy(folder: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            killed_copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_killed_store_keeps_what_it_acknowledged() {
+    let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(folder.path());
+    let digests = fill(&store, SIZES).await;
+    RecordStore::put(&store, Table::ActionCache, b"k", Bytes::from_static(b"v")).await.unwrap();
+    fs::write(folder.path().join("incoming/leftover"), b"torn").unwrap();
+    killed_copy(folder.path(), copy.path());
+    let store = open(copy.path());
+    all_read(&store, &digests).await;
+    let value = RecordStore::get(&store, Table::ActionCache, b"k").await.unwrap();
+    assert_eq!(value.as_deref(), Some(&b"v"[..]));
+    assert_eq!(fs::read_dir(copy.path().join("incoming")).unwrap().count(), 0);
+    assert_eq!(store.check().await.unwrap().damage, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_lost_index_and_a_lost_footer_are_built_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let digests = fill(&open(folder.path()), SIZES).await;
+    drop(open(folder.path()));
+    let path = segment(folder.path(), "shared");
+    let length = fs::metadata(&path).unwrap().len();
+    fs::File::options().write(true).open(&path).unwrap().set_len(length - 5).unwrap();
+    all_read(&open(folder.path()), &digests).await;
+    fs::remove_dir_all(folder.path().join("index")).unwrap();
+    all_read(&open(folder.path()), &digests).await;
+    all_read(&SledStore::rebuild(folder.path(), options()).unwrap(), &digests).await;
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_missing_and_the_rest_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let digests = fill(&open(folder.path()), &[900, 800, 700]).await;
+    let path = segment(folder.path(), "shared");
+    let length = fs::metadata(&path).unwrap().len();
+    fs::File::options().write(true).open(&path).unwrap().set_len(length - 10).unwrap();
+    let store = open(folder.path());
+    assert_eq!(store.find_missing(&digests).await.unwrap(), digests[2..]);
+    all_read(&store, &digests[..2]).await;
+    let again = put(&store, 2, 700).await;
+    all_read(&store, &[again]).await;
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_found_by_a_check_and_missing_once_it_was_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let digest = put(&store, 1, 5000).await;
+    let path = segment(folder.path(), "shared");
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(store.check().await.unwrap().damage.len(), 1);
+    let read = BlobStore::get(&store, &digest, u64::MAX).await;
+    assert!(matches!(read, Err(StoreError::NotFound(_))));
+    assert_eq!(store.find_missing(&[digest]).await.unwrap(), [digest]);
+}
+
+/// Random traffic of many times the capacity: never over the bound, never a wrong answer.
+#[tokio::test]
+async fn traffic_beyond_the_capacity_stays_within_it_and_is_never_over_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let mut model: HashMap<u64, Digest> = HashMap::new();
+    let (mut random, mut sent, mut most) = (88_172_645_463_325_252_u64, 0, 0);
+    for step in 0_u64.. {
+        if sent > 400 << 20 {
+            break;
+        }
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let size = match random % 10 {
+            0..6 => 1 + random as usize / 16 % 8000,
+            6..9 => 1 + random as usize / 16 % 250_000,
+            _ => 1 + random as usize / 16 % 2_000_000,
+        };
+        model.insert(step, put(&store, step, size).await);
+        sent += size;
+        let asked = model[&(random / 7 % (step + 1))];
+        if store.find_missing(&[asked]).await.unwrap().is_empty() {
+            all_read(&store, &[asked]).await;
+        }
+        if step % 16 == 0 {
+            most = most.max(allocated_below(folder.path()));
+            assert!(most <= CAPACITY, "{most} at step {step}: {:?}", store.stats());
+        }
+    }
+    assert!(store.stats().segments_dropped > 0);
+    assert!(most > CAPACITY / 2, "{most}");
+    let digests: Vec<_> = model.into_values().collect();
+    let missing = store.find_missing(&digests).await.unwrap();
+    assert!(missing.len() < digests.len());
+    drop(store);
+    let store = open(folder.path());
+    for digest in digests.iter().filter(|d| !missing.contains(d)) {
+        all_read(&store, &[*digest]).await;
+    }
+}
+
+#[tokio::test]
+async fn tiny_blobs_do_not_let_the_index_grow() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for round in 0..100_u64 {
+        let uploads =
+            (0..2000).map(|i| blob(round * 2000 + i, 24)).map(|(d, b)| Upload::bytes(d, b)).collect();
+        assert!(store.put_batch(uploads).await.iter().all(Result::is_ok));
+        let bytes = allocated_below(folder.path());
+        assert!(bytes <= CAPACITY, "{bytes} in round {round}: {:?}", store.stats());
+    }
+}
+
+#[tokio::test]
+async fn what_is_pinned_stays_and_a_store_full_of_it_refuses_uploads() {
+    for size in [60_000, 1_000_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let (mut pins, mut pinned) = (Vec::new(), Vec::new());
+        let refused = loop {
+            let (digest, data) = blob(pinned.len() as u64, size);
+            match BlobStore::put(&store, Upload::bytes(digest, data)).await {
+                Ok(()) => {}
+                Err(error) => break error,
+            }
+            let (pin, missing) = store.pin(&[digest]).await.unwrap();
+            assert_eq!(missing, []);
+            pins.push(pin);
+            pinned.push(digest);
+            assert!(allocated_below(folder.path()) <= CAPACITY);
+        };
+        assert!(matches!(refused, StoreError::NoSpace(_)), "{refused}");
+        assert!(pinned.len() * size > CAPACITY as usize / 4, "{}", pinned.len());
+        all_read(&store, &pinned).await;
+        drop(pins);
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        put(&store, 1 << 40, size).await;
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_began_before_eviction_finishes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let digest = put(&store, 1 << 50, 1_000_000).await;
+    let pieces = store.read(&digest, ByteRange::default()).await.unwrap();
+    for seed in 0..120 {
+        put(&store, seed, 900_000).await;
+    }
+    assert_eq!(store.find_missing(&[digest]).await.unwrap(), [digest]);
+    let data = crate::collect(pieces).await.unwrap();
+    assert_eq!(DigestFunction::Sha256.digest(&data), digest);
+}
