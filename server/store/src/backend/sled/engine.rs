@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -26,8 +26,10 @@ pub(super) struct Engine {
     pub(super) appender: Mutex<Appender>,
     /// Bytes charged for segments and for writes under way.
     pub(super) used: Arc<AtomicU64>,
-    /// Held by the one thread that evicts, with the second up to which the store is known to be full.
-    pub(super) evicting: Mutex<u32>,
+    /// Held by the one thread that evicts.
+    pub(super) evicting: Mutex<()>,
+    /// The second up to which the store is known to be full.
+    pub(super) full_until: AtomicU32,
     /// Keys that must not be evicted, with the number of pins.
     pub(super) pins: Mutex<HashMap<Vec<u8>, usize>>,
     pub(super) counters: Counters,
@@ -194,6 +196,7 @@ impl Engine {
                 }
             }
         }
+        self.full_until.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn is_pinned(&self, key: &[u8]) -> bool {

@@ -63,7 +63,7 @@ impl Engine {
 
     fn make_room(&self, bytes: u64) -> Result<Charge, StoreError> {
         const FULL: StoreError = StoreError::NoSpace("everything in the store is in use");
-        let mut full_until = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut manner = Manner { second_chance: true, force: false };
         let (mut from, mut bound) = (0, self.appender().next);
         loop {
@@ -74,7 +74,7 @@ impl Engine {
             if bytes > self.sizes.fill - self.sizes.index {
                 return Err(StoreError::NoSpace("the blob is larger than the store's capacity allows"));
             }
-            if *full_until > self.now() {
+            if self.full_until.load(Ordering::Relaxed) > self.now() {
                 return Err(FULL);
             }
             let oldest = self.oldest(from).filter(|segment| segment.id < bound);
@@ -90,7 +90,7 @@ impl Engine {
                     (from, bound) = (0, self.appender().next);
                 }
                 None => {
-                    *full_until = self.now() + FULL_SECONDS;
+                    self.full_until.store(self.now() + FULL_SECONDS, Ordering::Relaxed);
                     return Err(FULL);
                 }
             }

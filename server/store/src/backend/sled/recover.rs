@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
@@ -70,6 +70,7 @@ impl Engine {
             appender: Mutex::new(Appender::new(next)),
             used: Arc::new(AtomicU64::new(used)),
             evicting: Mutex::default(),
+            full_until: AtomicU32::new(0),
             pins: Mutex::default(),
             counters: Counters::default(),
             started: Instant::now(),

@@ -214,7 +214,6 @@ async fn what_is_pinned_stays_and_a_store_full_of_it_refuses_uploads() {
         assert!(pinned.len() * size > CAPACITY as usize / 4, "{}", pinned.len());
         all_read(&store, &pinned).await;
         drop(pins);
-        tokio::time::sleep(Duration::from_millis(2100)).await;
         put(&store, 1 << 40, size).await;
     }
 }
@@ -231,4 +230,35 @@ async fn a_read_that_began_before_eviction_finishes() {
     assert_eq!(store.find_missing(&[digest]).await.unwrap(), [digest]);
     let data = crate::collect(pieces).await.unwrap();
     assert_eq!(DigestFunction::Sha256.digest(&data), digest);
+}
+
+/// Uploads and questions at once, in a store much too small: what was reported present can be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn leases_hold_while_others_fill_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let lease = Duration::from_secs(3600);
+    let store = SledStore::open(folder.path(), SledOptions { lease, ..options() }).unwrap();
+    let tasks = (0..4_u64).map(|task| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let (mut promised, mut stored) = (Vec::new(), Vec::new());
+            for step in 0..400_u64 {
+                let size = if step % 5 == 0 { 400_000 } else { 30_000 };
+                stored.push(put(&store, task << 32 | step, size).await);
+                let asked = stored[(step * 7 / 9) as usize];
+                if step % 10 == 0 && store.find_missing(&[asked]).await.unwrap().is_empty() {
+                    promised.push(asked);
+                }
+                if step % 20 == 0 {
+                    all_read(&store, &promised).await;
+                }
+            }
+            promised
+        })
+    });
+    for promised in futures::future::join_all(tasks).await {
+        all_read(&store, &promised.unwrap()).await;
+    }
+    assert!(store.stats().bytes_moved > 0, "{:?}", store.stats());
+    assert!(allocated_below(folder.path()) <= CAPACITY);
 }
