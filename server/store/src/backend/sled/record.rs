@@ -247,7 +247,7 @@ mod tests {
         let header = record_header(Kind::Blob, &key, 1, 7);
         let parsed = parse_record(&header, 16).unwrap();
         assert_eq!((parsed.entry, parsed.payload_crc), (entry.clone(), 7));
-        let footer = footer(&[entry.clone()], 1000);
+        let footer = footer(std::slice::from_ref(&entry), 1000);
         assert_eq!(parse_footer(&footer).unwrap(), [entry]);
         for bit in 0..header.len() * 8 {
             let mut torn = header.clone();
