@@ -25,9 +25,9 @@ pub struct Limits {
     pub arguments_bytes_max: usize,
     /// Longest time a command may run, also when it asks for none.
     pub action_timeout_max: Duration,
-    /// Linear memory of a Wasm guest.
+    /// All linear memories of a Wasm guest together.
     pub wasm_memory_bytes_max: usize,
-    /// Elements of one table of a Wasm guest.
+    /// Elements of all tables of a Wasm guest together.
     pub wasm_table_elements_max: usize,
     /// Size of a Wasm module.
     pub wasm_module_bytes_max: u64,

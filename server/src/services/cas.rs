@@ -143,6 +143,9 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         if found.missing.contains(&root) {
             return Err(StoreError::NotFound(root).into());
         }
+        if start > 0 && start >= found.order.len() {
+            return Err(Status::invalid_argument("page_token lies beyond the end of this tree"));
+        }
         let order: VecDeque<Digest> = found.order.into_iter().skip(start).collect();
         let blobs = Arc::clone(&self.0.blobs);
         let pages = futures::stream::try_unfold(Some((order, start)), move |state| {

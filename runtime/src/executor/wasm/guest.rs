@@ -202,18 +202,36 @@ fn outcome(
     }
 }
 
-/// Bounds a guest's memory and tables, and remembers what it refused.
+/// Bounds a guest's memory and tables, all of them together, and remembers what it refused.
 struct Limiter {
-    memory_bytes_max: usize,
-    table_elements_max: usize,
+    memory_bytes: Budget,
+    table_elements: Budget,
     refused: Option<String>,
+}
+
+/// What a guest has of one resource, and how much of it it may have.
+struct Budget {
+    used: usize,
+    max: usize,
+}
+
+impl Budget {
+    /// Takes the growth of one memory or table from what is left; returns whether it fits.
+    fn grow(&mut self, current: usize, desired: usize) -> bool {
+        let total = self.used.saturating_add(desired.saturating_sub(current));
+        let fits = total <= self.max;
+        if fits {
+            self.used = total;
+        }
+        fits
+    }
 }
 
 impl Limiter {
     fn new(limits: &Limits) -> Self {
         Self {
-            memory_bytes_max: limits.wasm_memory_bytes_max,
-            table_elements_max: limits.wasm_table_elements_max,
+            memory_bytes: Budget { used: 0, max: limits.wasm_memory_bytes_max },
+            table_elements: Budget { used: 0, max: limits.wasm_table_elements_max },
             refused: None,
         }
     }
@@ -224,35 +242,27 @@ impl Limiter {
 }
 
 impl ResourceLimiter for Limiter {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _max: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let fits = desired <= self.memory_bytes_max;
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let fits = self.memory_bytes.grow(current, desired);
         if !fits {
+            let Budget { used, max } = self.memory_bytes;
+            let more = desired.saturating_sub(current);
             self.refused = Some(format!(
-                "the guest used {current} bytes of memory and asked for {desired}; \
-                 limit wasm_memory_bytes_max is {}",
-                self.memory_bytes_max
+                "the guest had {used} bytes of memory and asked for {more} more; \
+                 limit wasm_memory_bytes_max is {max}"
             ));
         }
         Ok(fits)
     }
 
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _max: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let fits = desired <= self.table_elements_max;
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let fits = self.table_elements.grow(current, desired);
         if !fits {
+            let Budget { used, max } = self.table_elements;
+            let more = desired.saturating_sub(current);
             self.refused = Some(format!(
-                "the guest's table had {current} elements and was to get {desired}; \
-                 limit wasm_table_elements_max is {}",
-                self.table_elements_max
+                "the guest had {used} table elements and asked for {more} more; \
+                 limit wasm_table_elements_max is {max}"
             ));
         }
         Ok(fits)
