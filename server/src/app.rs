@@ -11,6 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use wardian_runtime::limits::raise_open_files_limit;
 use wardian_runtime::{DRAIN_TIME_MAX, Worker, WorkerConfig};
 use wardian_scheduler::LocalQueue;
 use wardian_store::action_cache::ActionCache;
@@ -51,6 +52,7 @@ pub struct Server {
 impl Server {
     /// Opens the store, starts the worker, and returns once the port accepts connections.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        raise_open_files_limit();
         std::fs::create_dir_all(&config.data)
             .with_context(|| format!("data folder {} cannot be made", config.data.display()))?;
         let listener = TcpListener::bind(config.listen)

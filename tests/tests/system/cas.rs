@@ -175,9 +175,9 @@ async fn reads_of_absent_blobs_fail_one_by_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_of_many_tiny_blobs_stays_below_the_message_limit() {
     let server = TestServer::start().await;
-    // Within the batch limit by their sizes, and beyond 4 MiB with what each entry costs.
+    // Within the batch limits by size and number, and beyond 4 MiB with what each entry costs.
     let tiny: Vec<Bytes> =
-        (0..20_000_u32).map(|i| Bytes::from([&i.to_le_bytes()[..], &[7; 96]].concat())).collect();
+        (0..10_000_u32).map(|i| Bytes::from([&i.to_le_bytes()[..], &[7; 196]].concat())).collect();
     let blobs: Vec<_> = tiny.iter().map(|data| (digest(data), data.clone())).collect();
     server.put_all(&blobs).await;
     let responses = read(&server, blobs.iter().map(|(d, _)| d.to_wire()).collect()).await.unwrap();
@@ -185,4 +185,15 @@ async fn a_reply_of_many_tiny_blobs_stays_below_the_message_limit() {
     let served = codes.iter().filter(|code| **code == Code::Ok).count();
     assert!(served > 1000, "{served}");
     assert!(codes.iter().all(|code| matches!(code, Code::Ok | Code::ResourceExhausted)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_too_many_blobs_is_refused() {
+    let server = TestServer::start().await;
+    let one = digest(b"x");
+    let refused = read(&server, vec![one.to_wire(); 10_001]).await;
+    assert_eq!(code(&refused), Code::InvalidArgument);
+    let refused = update(&server, vec![entry(one, Bytes::from_static(b"x")); 10_001]).await;
+    assert_eq!(code(&refused), Code::InvalidArgument);
+    assert!(!server.has(one).await);
 }

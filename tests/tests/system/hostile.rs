@@ -14,6 +14,7 @@ fn small_limits(config: &mut Config) {
     config.worker.slots = 1;
     config.worker.limits.wasm_memory_bytes_max = 64 * MIB;
     config.worker.limits.wasm_table_elements_max = 1_000_000;
+    config.worker.limits.wasm_handles_max = 500;
     config.worker.limits.stdout_bytes_max = MIB;
 }
 
@@ -116,10 +117,38 @@ async fn a_used_up_stack_is_a_trap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hoarder_of_descriptors_is_refused_before_the_server_runs_out() {
+async fn a_hoarder_of_descriptors_is_stopped() {
+    exhausts(guest("descriptors"), "wasm_handles_max").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hoarder_of_descriptors_in_a_component_is_stopped() {
+    // The adapter inside the component has a table of its own, which is full first.
     let server = TestServer::with(small_limits).await;
-    let ended = server.run(TestAction::wasm("descriptors", &[])).await;
-    assert_ne!((ended.code(), ended.result().exit_code), (Code::Ok, 0), "it held 100000 descriptors");
+    let ended = server.run(TestAction::wasm_tool(component_of("descriptors"), &[])).await;
+    assert_ne!((ended.code(), ended.result().exit_code), (Code::Ok, 0), "it had 100000 directories open");
+    server.assert_unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_heap_of_garbage_collected_objects_is_stopped() {
+    exhausts(guest("garbage"), "wasm_memory_bytes_max").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_a_guest_did_not_get_is_not_counted() {
+    let server = TestServer::with(small_limits).await;
+    server.succeed(TestAction::wasm("own-maximum", &[])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_no_shared_memory() {
+    // Waiting on it could not be interrupted. A module that has some fails when it is instantiated.
+    let server = TestServer::with(small_limits).await;
+    let ended = server.run(TestAction::wasm("shared-memory", &[])).await;
+    assert_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 134));
+    let stderr = server.streams(&ended).await.1;
+    assert!(stderr.contains("shared memor"), "{stderr}");
     server.assert_unharmed().await;
 }
 

@@ -36,6 +36,23 @@ async fn a_shutdown_lets_running_actions_finish_and_tells_their_clients() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_gives_up_what_is_queued() {
+    let mut server = TestServer::with(|config| config.worker.slots = 1).await;
+    let (go, ran) = (server.folder().join("go"), server.folder().join("ran"));
+    let mut running = server.begin(TestAction::sh("until [ -e \"$1\" ]; do sleep 0.02; done", &[&go])).await;
+    running.until_stage(Stage::Executing).await;
+    let mut queued = server.begin(TestAction::sh("echo > \"$1\"", &[&ran])).await;
+    queued.until_stage(Stage::Queued).await;
+    let shutdown = tokio::spawn(server.take_server().shutdown());
+    // Told at once, not when the last running action has ended.
+    assert_eq!(queued.ended().await.unwrap().code(), Code::Unavailable);
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(running.ended().await.unwrap().code(), Code::Ok);
+    soon("the end of the shutdown", shutdown).await.unwrap().unwrap();
+    assert!(!ran.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn blobs_and_results_survive_a_restart() {
     let server = TestServer::start().await;
     let (small, large) = (server.put("small").await, server.put(bytes_of(500_000, 1)).await);

@@ -16,4 +16,5 @@ mod outputs;
 mod reflection;
 mod requests;
 mod trees;
+mod uploads;
 mod wasm;

@@ -218,6 +218,15 @@ async fn too_many_outputs_are_refused_by_a_named_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_holes_is_refused_by_its_size() {
+    let server = TestServer::start().await;
+    let refusal = server.refused(TestAction::new(&["truncate", "-s", "1T", "out"]).outputs(&["out"])).await;
+    assert_eq!(refusal.code, Code::ResourceExhausted);
+    assert!(refusal.message.contains("output_bytes_max"), "{refusal:?}");
+    server.assert_unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_and_large_outputs_arrive_whole() {
     let server = TestServer::start().await;
     let script = "mkdir out; for i in $(seq 300); do echo file $i > out/$i; done; head -c 5000000 /dev/zero > out/large";

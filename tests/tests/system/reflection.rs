@@ -70,8 +70,13 @@ async fn every_service_is_healthy() {
 
 /// Sends one HTTP/1.1 request and returns everything that comes back.
 async fn http(server: &TestServer, path: &str) -> String {
+    send(server, "GET", path, "").await
+}
+
+async fn send(server: &TestServer, method: &str, path: &str, headers: &str) -> String {
     let mut connection = tokio::net::TcpStream::connect(server.address()).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.address());
+    let host = server.address();
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n");
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     soon("the page", connection.read_to_string(&mut answer)).await.unwrap();
@@ -86,6 +91,18 @@ async fn browsers_get_a_page_on_the_same_port() {
     assert!(page.contains("Remote Execution") && page.contains(&server.address().to_string()), "{page}");
     let alive = http(&server, "/healthz").await;
     assert!(alive.starts_with("HTTP/1.1 200") && alive.ends_with("ok\n"), "{alive}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn web_pages_cannot_make_a_browser_call_the_services() {
+    let server = TestServer::start().await;
+    let path = "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities";
+    for headers in ["Content-Type: text/plain\r\n", "Content-Type: application/grpc\r\n", ""] {
+        let headers = format!("{headers}Content-Length: 0\r\n");
+        let answer = send(&server, "POST", path, &headers).await;
+        assert!(answer.starts_with("HTTP/1.1 415"), "{headers}{answer}");
+    }
+    assert!(http(&server, path).await.starts_with("HTTP/1.1 404"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

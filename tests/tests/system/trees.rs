@@ -127,6 +127,17 @@ async fn a_root_that_is_no_directory_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_is_no_directory_fails_the_call() {
+    // It could also be left out, like a missing one; but who asks is told what is wrong with the tree.
+    let server = TestServer::start().await;
+    let child = server.put(Bytes::from_static(b"\xff\xff\xff not a message")).await.to_wire();
+    let node = reapi::DirectoryNode { name: "child".into(), digest: Some(child) };
+    let root = reapi::Directory { directories: vec![node], ..Default::default() };
+    let root = server.put(root.encode_to_vec()).await;
+    assert_eq!(code(&get_tree(&server, request(root)).await), Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn large_trees_come_in_pages_that_fit_a_message() {
     let server = TestServer::start().await;
     // Twenty directories of about 400 kB each: more than one message may hold.

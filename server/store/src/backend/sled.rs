@@ -133,18 +133,22 @@ impl Shared {
     }
 
     fn open_file(&self, digest: &Digest) -> Result<File, StoreError> {
-        File::open(self.blob_path(digest)).map_err(|error| match error.kind() {
+        let file = File::open(self.blob_path(digest)).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => StoreError::NotFound(*digest),
             _ => StoreError::io("open blob file")(error),
-        })
+        })?;
+        // A power failure may have cut it short: then it is not there, and will be uploaded again.
+        let size = file.metadata().map_err(StoreError::io("look up blob file"))?.len();
+        if size == digest.size() { Ok(file) } else { Err(StoreError::NotFound(*digest)) }
     }
 
     fn get(&self, digest: &Digest) -> Result<Bytes, StoreError> {
         if digest.size() <= INLINE_BYTES_MAX {
             return self.get_inline(digest);
         }
+        let mut file = self.open_file(digest)?;
         let mut data = Vec::with_capacity(usize::try_from(digest.size()).unwrap_or(0));
-        self.open_file(digest)?.read_to_end(&mut data).map_err(StoreError::io("read blob file"))?;
+        file.read_to_end(&mut data).map_err(StoreError::io("read blob file"))?;
         Ok(data.into())
     }
 
@@ -226,8 +230,21 @@ impl BlobStore for SledStore {
 
     async fn put_batch(&self, uploads: Vec<Upload>) -> Vec<Result<(), StoreError>> {
         let mut outcomes = Vec::with_capacity(uploads.len());
+        let mut batch = sled::Batch::default();
         for upload in uploads {
-            outcomes.push(BlobStore::put(self, upload).await);
+            if upload.digest().size() > INLINE_BYTES_MAX {
+                outcomes.push(self.put_file(upload).await);
+                continue;
+            }
+            outcomes.push(upload.into_bytes().await.map(|(verified, data)| {
+                batch.insert(blob_key(&verified.digest()), data.as_ref());
+            }));
+        }
+        // One write for all that are small; when it fails, none of them is stored.
+        if let Err(error) = self.run(move |shared| Ok(shared.blobs.apply_batch(batch)?)).await {
+            let text = error.to_string();
+            let failed = |_: Result<(), StoreError>| Err(StoreError::Damaged(text.clone()));
+            return outcomes.into_iter().map(failed).collect();
         }
         outcomes
     }
@@ -368,5 +385,7 @@ mod tests {
         BlobStore::put(&store, Upload::bytes(digest, data)).await.unwrap();
         File::options().write(true).open(store.shared.blob_path(&digest)).unwrap().set_len(10).unwrap();
         assert_eq!(store.find_missing(&[digest]).await.unwrap(), [digest]);
+        assert!(matches!(store.get_batch(&[digest]).await[0], Err(StoreError::NotFound(_))));
+        assert!(matches!(store.read(&digest, ByteRange::default()).await, Err(StoreError::NotFound(_))));
     }
 }
