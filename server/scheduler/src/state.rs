@@ -185,10 +185,18 @@ impl Scheduler {
         if self.operations.len() - self.ended.len() >= self.limits.live_operations_max {
             return Err(SubmitError::TooManyOperations(self.limits.live_operations_max));
         }
-        if let Some(run) = self.joinable_run(&job) {
-            self.runs.get_mut(&run).expect("joinable runs exist").operations.push(operation.clone());
-            self.operations.insert(operation.clone(), Op::Live(run));
+        if let Some(id) = self.joinable_run(&job) {
+            let run = self.runs.get_mut(&id).expect("joinable runs exist");
+            run.operations.push(operation.clone());
+            if run.worker.is_none() && job.priority < run.order.0 {
+                // As urgent as the most urgent of those who wait for it.
+                self.queue.remove(&run.order);
+                run.order.0 = job.priority;
+                self.queue.insert(run.order, id);
+            }
+            self.operations.insert(operation.clone(), Op::Live(id));
             self.changed.push(operation.clone());
+            self.check();
             return Ok(operation);
         }
         if let Some(why) = unsatisfiable(&job.platform, self.workers.values().map(|w| &w.offer)) {

@@ -180,6 +180,17 @@ fn large_responses_push_older_ones_out() {
 }
 
 #[test]
+fn a_more_urgent_client_makes_the_shared_run_more_urgent() {
+    let (mut s, worker) = with_worker();
+    s.submit(SystemTime::UNIX_EPOCH, job("first")).unwrap();
+    let shared = s.submit(SystemTime::UNIX_EPOCH, job("shared")).unwrap();
+    s.submit(SystemTime::UNIX_EPOCH, Job { priority: -1, ..job("shared") }).unwrap();
+    let (run, ..) = s.assign(worker).unwrap();
+    s.complete(Instant::now(), worker, run, response(0));
+    assert_eq!(exit_code(&s, &shared), Some(0));
+}
+
+#[test]
 fn joining_is_bounded_too() {
     let mut s = Scheduler::new(SchedulerLimits { live_operations_max: 2, ..Default::default() });
     let worker = s.add_worker(offer(&[("OSFamily", &["linux"])]));
