@@ -59,9 +59,11 @@ impl Server {
             .await
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
-        let store = SledStore::open(&config.data.join("store")).with_context(|| {
-            format!("store in {} cannot be opened (is another server using it?)", config.data.display())
-        })?;
+        let folder = config.data.join("store");
+        let store =
+            tokio::task::spawn_blocking(move || SledStore::open(&folder)).await?.with_context(|| {
+                format!("store in {} cannot be opened (is another server using it?)", config.data.display())
+            })?;
         let blobs = Arc::new(store.clone());
         let action_cache = ActionCache::new(blobs.clone(), blobs.clone());
         let queue = LocalQueue::new(config.scheduler, action_cache.clone());

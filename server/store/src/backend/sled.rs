@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,6 +33,10 @@ const INLINE_BYTES_MAX: u64 = 16 * 1024;
 
 /// How often sled writes its log to the disk, in milliseconds.
 const SLED_FLUSH_MS: u64 = 200;
+
+/// How long to wait for another process to let go of the folder, and how often to look.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(3);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 /// Memory that sled may use for its page cache.
 const SLED_CACHE_BYTES: u64 = 64 * 1024 * 1024;
@@ -53,11 +58,7 @@ impl SledStore {
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let incoming = folder.join("incoming");
         fs::create_dir_all(folder.join("blobs")).map_err(StoreError::io("create store folder"))?;
-        let database = sled::Config::new()
-            .path(folder.join("db"))
-            .flush_every_ms(Some(SLED_FLUSH_MS))
-            .cache_capacity(SLED_CACHE_BYTES)
-            .open()?;
+        let database = open_database(&folder.join("db"))?;
         // After the lock that sled takes: what another process uploads must not be swept away.
         match fs::remove_dir_all(&incoming) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -99,6 +100,23 @@ impl SledStore {
                     return self.run(move |shared| incoming.publish(shared, &verified)).await;
                 }
             }
+        }
+    }
+}
+
+/// Opens sled, waiting a moment for a process that is just ending to let go of its lock.
+fn open_database(path: &Path) -> Result<sled::Db, StoreError> {
+    let config =
+        sled::Config::new().path(path).flush_every_ms(Some(SLED_FLUSH_MS)).cache_capacity(SLED_CACHE_BYTES);
+    let started = Instant::now();
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("acquire lock") && started.elapsed() < LOCK_WAIT_MAX =>
+            {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            opened => return Ok(opened?),
         }
     }
 }
@@ -374,6 +392,19 @@ mod tests {
         let value = RecordStore::get(&store, Table::ActionCache, b"k").await.unwrap();
         assert_eq!(value.as_deref(), Some(&b"v"[..]));
         assert_eq!(fs::read_dir(folder.path().join("incoming")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_is_open_once_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = SledStore::open(folder.path()).unwrap();
+        assert!(SledStore::open(folder.path()).is_err());
+        let second = std::thread::scope(|scope| {
+            let second = scope.spawn(|| SledStore::open(folder.path()));
+            drop(first);
+            second.join().unwrap()
+        });
+        assert!(second.is_ok(), "the second waits for the first to let go");
     }
 
     #[tokio::test]
