@@ -102,11 +102,11 @@ impl RelPath {
     ///
     /// Fails when the result would lie above the root. Symlinks are not looked at.
     pub fn resolve(&self, text: &str) -> Result<Self, PathError> {
-        if text.starts_with('/') {
-            return Err(PathError::Absolute(text.to_owned()));
-        }
         if text.len() > PATH_BYTES_MAX {
             return Err(PathError::TooLong(text.len()));
+        }
+        if text.starts_with('/') {
+            return Err(PathError::Absolute(text.to_owned()));
         }
         let mut segments: Vec<&str> = self.segments().collect();
         for segment in text.split('/') {

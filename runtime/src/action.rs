@@ -1,14 +1,17 @@
 //! An Action and its Command, read from the store and checked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use prost::Message;
-use wardian_proto::{Digest, RelPath, reapi};
+use wardian_proto::{Digest, PATH_BYTES_MAX, RelPath, reapi};
 use wardian_scheduler::Platform;
 use wardian_store::{BlobStore, StoreError};
 
 use crate::{Failure, Limits};
+
+/// Folders that PATH may have.
+const PATH_FOLDERS_MAX: usize = 1000;
 
 /// Which outputs a Command names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,8 +97,9 @@ pub async fn read_platform(
 pub fn timeout(action: &reapi::Action, limits: &Limits) -> Result<Duration, Failure> {
     let max = limits.action_timeout_max;
     let Some(wire) = action.timeout else { return Ok(max) };
-    let asked = Duration::try_from(wire)
-        .map_err(|_| Failure::InvalidArgument("Action.timeout is negative or out of range".into()))?;
+    let asked = Duration::try_from(wire).ok().filter(|_| wire.seconds >= 0);
+    let asked =
+        asked.ok_or_else(|| Failure::InvalidArgument("Action.timeout is negative or out of range".into()))?;
     if asked > max {
         return Err(Failure::InvalidArgument(format!(
             "Action.timeout is {} s; limit action_timeout_max is {} s",
@@ -143,7 +147,7 @@ pub async fn read(store: &dyn BlobStore, digest: Digest, limits: &Limits) -> Res
         input_root,
         platform,
         timeout: timeout(&action, limits)?,
-        outputs: outputs(&command, &working_directory)?,
+        outputs: outputs(&command, &working_directory, limits)?,
         directory_format: directory_format(command.output_directory_format),
         environment: environment(&command)?,
         arguments: command.arguments,
@@ -162,6 +166,15 @@ fn check_arguments(command: &reapi::Command, limits: &Limits) -> Result<(), Fail
             "arguments and environment have {bytes} bytes; limit arguments_bytes_max is {}",
             limits.arguments_bytes_max
         )));
+    }
+    if command.arguments[0].len() > PATH_BYTES_MAX {
+        return Err(Failure::InvalidArgument(format!(
+            "Command.arguments[0] is longer than {PATH_BYTES_MAX} bytes, so it names no tool"
+        )));
+    }
+    let path = command.environment_variables.iter().find(|variable| variable.name == "PATH");
+    if path.is_some_and(|path| path.value.split(':').nth(PATH_FOLDERS_MAX).is_some()) {
+        return Err(Failure::InvalidArgument(format!("PATH has more than {PATH_FOLDERS_MAX} folders")));
     }
     if command.arguments.iter().any(|argument| argument.contains('\0')) {
         return Err(Failure::InvalidArgument("Command.arguments holds a NUL byte".into()));
@@ -190,8 +203,19 @@ fn environment(command: &reapi::Command) -> Result<Vec<(String, String)>, Failur
 }
 
 #[allow(deprecated)]
-fn outputs(command: &reapi::Command, working_directory: &RelPath) -> Result<OutputSpec, Failure> {
+fn outputs(
+    command: &reapi::Command,
+    working_directory: &RelPath,
+    limits: &Limits,
+) -> Result<OutputSpec, Failure> {
     let parse = |field: &str, texts: &[String]| -> Result<Vec<OutputPath>, Failure> {
+        if texts.len() > limits.outputs_max {
+            return Err(Failure::InvalidArgument(format!(
+                "Command.{field} has {} paths; limit outputs_max is {}",
+                texts.len(),
+                limits.outputs_max
+            )));
+        }
         let mut seen = BTreeSet::new();
         let mut paths = Vec::new();
         for text in texts {
@@ -212,18 +236,27 @@ fn outputs(command: &reapi::Command, working_directory: &RelPath) -> Result<Outp
     }
     let files = parse("output_files", &command.output_files)?;
     let directories = parse("output_directories", &command.output_directories)?;
-    for file in &files {
-        let clash =
-            |other: &&OutputPath| other.requested != file.requested && other.path.starts_with(&file.path);
-        let same = directories.iter().find(|d| d.path == file.path);
-        if let Some(other) = files.iter().find(clash).or(same) {
-            return Err(Failure::InvalidArgument(format!(
-                "Command.output_files: {:?} is the same as or a parent of output {:?}",
-                file.requested, other.requested
-            )));
-        }
-    }
+    check_overlap(&files, &directories)?;
     Ok(OutputSpec::Typed { files, directories })
+}
+
+/// An output file may not be the parent of another, nor the same as a directory.
+fn check_overlap(files: &[OutputPath], directories: &[OutputPath]) -> Result<(), Failure> {
+    // With the slash below every other letter, whatever lies below a path follows it directly.
+    let key = |output: &OutputPath| output.path.as_str().replace('/', "\0");
+    let mut sorted: Vec<(String, &OutputPath)> = files.iter().map(|file| (key(file), file)).collect();
+    sorted.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    let is_below = |pair: &&[(String, &OutputPath)]| pair[1].1.path.starts_with(&pair[0].1.path);
+    let nested = sorted.windows(2).find(is_below).map(|pair| (pair[0].1, pair[1].1));
+    let known: HashSet<&RelPath> = directories.iter().map(|directory| &directory.path).collect();
+    let same = files.iter().find(|file| known.contains(&file.path)).map(|file| (file, file));
+    match nested.or(same) {
+        None => Ok(()),
+        Some((file, other)) => Err(Failure::InvalidArgument(format!(
+            "Command.output_files: {:?} is the same as or a parent of output {:?}",
+            file.requested, other.requested
+        ))),
+    }
 }
 
 fn directory_format(value: i32) -> DirectoryFormat {
@@ -263,7 +296,7 @@ mod tests {
     use super::*;
 
     fn spec(command: reapi::Command, directory: &str) -> Result<OutputSpec, Failure> {
-        outputs(&command, &RelPath::parse(directory).unwrap())
+        outputs(&command, &RelPath::parse(directory).unwrap(), &Limits::default())
     }
 
     fn texts(values: &[&str]) -> Vec<String> {
@@ -303,6 +336,11 @@ mod tests {
         assert!(spec(command(&["a", "b/c"], &["d"]), "").is_ok());
         assert!(spec(command(&["a", "a/b"], &[]), "").is_err());
         assert!(spec(command(&["a"], &["a"]), "").is_err());
+        assert!(spec(command(&["a", "a-b", "a/b"], &[]), "").is_err(), "a-b sorts between the two");
+        assert!(spec(command(&["a-b", "ab", "a.b"], &["a"]), "").is_ok());
+        let many: Vec<String> = (0..=Limits::default().outputs_max).map(|i| i.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(spec(command(&many, &[]), "").unwrap_err().to_string().contains("outputs_max"));
     }
 
     #[test]

@@ -25,6 +25,12 @@ pub enum Failure {
     Internal(String),
 }
 
+/// Longest message; a client's own text may be in it.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// Missing blobs that the details name; more would not fit the 4 MiB that clients accept.
+const VIOLATIONS_MAX: usize = 20_000;
+
 /// Digests named in the text of a message; the details list them all.
 const NAMED_MAX: usize = 3;
 
@@ -56,18 +62,24 @@ impl Failure {
             Self::Cancelled => (rpc::Code::Cancelled, vec![]),
             Self::Internal(_) => (rpc::Code::Internal, vec![]),
         };
-        rpc::Status { code: code.into(), message: self.to_string(), details }
+        let mut message = self.to_string();
+        if message.len() > MESSAGE_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+            message.push_str("...");
+        }
+        rpc::Status { code: code.into(), message, details }
     }
 }
 
-/// One violation of type MISSING for each blob, so that the client can upload them all at once.
+/// One violation of type MISSING for each blob, so that the client can upload them together.
 fn missing_detail(digests: &[Digest]) -> prost_types::Any {
     let violation = |digest: &Digest| rpc::precondition_failure::Violation {
         r#type: "MISSING".into(),
         subject: format!("blobs/{digest}"),
         description: "blob is not in the CAS".into(),
     };
-    let failure = rpc::PreconditionFailure { violations: digests.iter().map(violation).collect() };
+    let failure =
+        rpc::PreconditionFailure { violations: digests.iter().take(VIOLATIONS_MAX).map(violation).collect() };
     pack_any("google.rpc.PreconditionFailure", &failure)
 }
 

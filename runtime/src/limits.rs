@@ -15,6 +15,8 @@ pub struct Limits {
     pub input_entries_max: usize,
     /// Sum of the sizes of an input root's files.
     pub input_bytes_max: u64,
+    /// Outputs that a Command may name in one field.
+    pub outputs_max: usize,
     /// Entries below one action's outputs.
     pub output_entries_max: usize,
     /// Sum of the sizes of one action's output files.
@@ -25,10 +27,12 @@ pub struct Limits {
     pub arguments_bytes_max: usize,
     /// Longest time a command may run, also when it asks for none.
     pub action_timeout_max: Duration,
-    /// Linear memory of a Wasm guest.
+    /// All linear memories of a Wasm guest together.
     pub wasm_memory_bytes_max: usize,
-    /// Elements of one table of a Wasm guest.
+    /// Elements of all tables of a Wasm guest together.
     pub wasm_table_elements_max: usize,
+    /// Files, directories and streams that a Wasm guest has open. Each may be a descriptor of the server.
+    pub wasm_handles_max: usize,
     /// Size of a Wasm module.
     pub wasm_module_bytes_max: u64,
     /// Compiled modules kept in memory.
@@ -42,6 +46,7 @@ impl Default for Limits {
             tree: TreeLimits::default(),
             input_entries_max: 500_000,
             input_bytes_max: 32 << 30,
+            outputs_max: 20_000,
             output_entries_max: 200_000,
             output_bytes_max: 16 << 30,
             stdout_bytes_max: 16 << 20,
@@ -49,8 +54,21 @@ impl Default for Limits {
             action_timeout_max: Duration::from_secs(60 * 60),
             wasm_memory_bytes_max: 4 << 30,
             wasm_table_elements_max: 10_000_000,
+            wasm_handles_max: 1024,
             wasm_module_bytes_max: 512 << 20,
             wasm_modules_loaded_max: 64,
         }
     }
+}
+
+/// Raises this process's limit on open files to what it may have, and returns it.
+///
+/// Every connection, upload, staged copy and file of a guest needs one; the usual soft limit of 1024 is
+/// less than one client may use.
+pub fn raise_open_files_limit() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Refused (some sandboxes do): go on with what there is.
+    if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current }
 }

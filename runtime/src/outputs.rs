@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cap_std::ambient_authority;
-use cap_std::fs::{Dir, FileType, MetadataExt as _};
+use cap_std::fs::{Dir, File, FileType, MetadataExt as _, OpenOptions, OpenOptionsExt as _};
 use prost::Message;
+use rustix::fs::OFlags;
 use wardian_proto::{Digest, DigestFunction, RelPath, Segment, reapi};
 use wardian_store::tree_builder::{BuiltTree, TreeBuilder};
 use wardian_store::{BlobStore, StoreError, Upload};
@@ -192,8 +193,12 @@ impl Scan<'_> {
 
     /// Hashes a file and notes it for upload.
     fn file(&mut self, path: &RelPath) -> Result<(Digest, bool), Failure> {
-        let mut file = self.dir.open(path.as_str()).map_err(Failure::io("open output file"))?;
+        let mut file = open_file(self.dir, path)?;
         let metadata = file.metadata().map_err(Failure::io("look up output file"))?;
+        // A file with holes has a size that nobody wrote; reading it would take that long all the same.
+        if metadata.len() > self.limits.output_bytes_max - self.found.bytes {
+            return Err(self.too_many_bytes());
+        }
         let mut hasher = self.function.hasher();
         let mut piece = vec![0; PIECE_BYTES];
         loop {
@@ -216,6 +221,13 @@ impl Scan<'_> {
         let mut tree = TreeBuilder::new();
         let mut pending = vec![(output.path.clone(), RelPath::root())];
         while let Some((path, inside)) = pending.pop() {
+            let depth_max = self.limits.tree.depth_max;
+            if inside.segments().count() > depth_max {
+                // Deeper trees are not accepted as inputs either.
+                let text =
+                    format!("output directory {:?} has more than {depth_max} levels", output.requested);
+                return Err(Failure::ResourceExhausted(text));
+            }
             tree.directory(&inside).map_err(|e| Failure::Internal(e.to_string()))?;
             for (name, file_type) in self.list(&path)? {
                 let (path, inside) = (path.join(&name), inside.join(&name));
@@ -307,9 +319,28 @@ fn tree_message(built: &BuiltTree) -> reapi::Tree {
     reapi::Tree { root: directories.next(), children: directories.collect() }
 }
 
+/// Whether nothing is at a path: it does not exist, or a symlink of the action leads out of the root.
+///
+/// The second is refused by cap-std itself, so it has no error number; an action that took its own rights
+/// away is told apart by that, and is a failure.
 fn absent(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied)
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => true,
+        ErrorKind::PermissionDenied => error.raw_os_error() != Some(rustix::io::Errno::ACCESS.raw_os_error()),
+        _ => false,
+    }
+}
+
+/// Opens a regular file. What was one when it was looked at may be a pipe now, if the action left a
+/// process behind: opening it must not wait for a writer.
+fn open_file(dir: &Dir, path: &RelPath) -> Result<File, Failure> {
+    let mut options = OpenOptions::new();
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("the flag is a low bit");
+    options.read(true).custom_flags(flags);
+    let file = dir.open_with(path.as_str(), &options).map_err(Failure::io("open output file"))?;
+    let metadata = file.metadata().map_err(Failure::io("look up output file"))?;
+    if metadata.is_file() { Ok(file) } else { Err(special(path)) }
 }
 
 fn special(path: &RelPath) -> Failure {
@@ -339,7 +370,7 @@ async fn upload(
         }
         let opened = {
             let (dir, path) = (Arc::clone(dir), file.path.clone());
-            blocking(move || dir.open(path.as_str()).map_err(Failure::io("open output file"))).await?
+            blocking(move || open_file(&dir, &path)).await?
         };
         let pieces = pieces(opened.into_std());
         if file.digest.size() <= SMALL_FILE_BYTES {

@@ -16,7 +16,7 @@ use crate::executor::native::NativeExecutor;
 use crate::executor::wasm::WasmExecutor;
 use crate::executor::{Executor, Finished, Outcome, Task};
 use crate::input_root::{InputRoot, make_parents};
-use crate::staged::Staged;
+use crate::staged::{self, Staged};
 use crate::{Failure, Limits, outputs};
 
 /// What a worker is made from.
@@ -52,11 +52,7 @@ impl Worker {
         store: Arc<dyn BlobStore>,
         queue: Arc<dyn WorkQueue>,
     ) -> anyhow::Result<Self> {
-        let staged = config.folder.join("staged");
-        if staged.exists() {
-            std::fs::remove_dir_all(&staged)?;
-        }
-        std::fs::create_dir_all(&staged)?;
+        staged::prepare(&config.folder.join("staged"))?;
         let compiled = config.folder.join("compiled");
         let wasm = WasmExecutor::new(&compiled, Arc::clone(&store), &config.limits)?;
         let native = config.native.then(|| NativeExecutor::new(&config.limits));
@@ -122,8 +118,13 @@ impl Worker {
         let store = &*self.store;
         progress.metadata.input_fetch_start_timestamp = now();
         progress.report("fetching inputs").await;
-        let spec = action::read(store, assignment.job.action, limits).await?;
-        let input = InputRoot::read(store, spec.input_root, limits).await?;
+        let cancelled = &assignment.cancelled;
+        let (spec, input) = unless_cancelled(cancelled, async {
+            let spec = action::read(store, assignment.job.action, limits).await?;
+            let input = InputRoot::read(store, spec.input_root, limits).await?;
+            Ok((spec, input))
+        })
+        .await?;
         if !input.has_directory(&spec.working_directory) {
             return Err(Failure::InvalidArgument(format!(
                 "Command.working_directory {} is not a directory of the input root",
@@ -140,7 +141,7 @@ impl Worker {
         };
         progress.metadata.worker = format!("{}/{}", self.config.name, executor.name());
         progress.report("preparing the tool (a module that is new to this worker is compiled first)").await;
-        unless_cancelled(&task.cancelled, async {
+        unless_cancelled(cancelled, async {
             executor.prepare(&task).await?;
             input.stage(store, staged.path(), limits).await?;
             let parents: Vec<RelPath> = spec.outputs.all().map(|output| output.path.clone()).collect();
@@ -151,6 +152,8 @@ impl Worker {
         progress.metadata.execution_start_timestamp = now();
         progress.report("running the command").await;
         let (finished, failure) = match executor.run(&task).await? {
+            // Nobody would look at what it left.
+            Outcome::CutShort(_, Failure::Cancelled) => return Err(Failure::Cancelled),
             Outcome::Exited(finished) => (finished, None),
             Outcome::CutShort(finished, failure) => (finished, Some(failure)),
         };

@@ -11,6 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use wardian_runtime::limits::raise_open_files_limit;
 use wardian_runtime::{DRAIN_TIME_MAX, Worker, WorkerConfig};
 use wardian_scheduler::LocalQueue;
 use wardian_store::action_cache::ActionCache;
@@ -51,13 +52,16 @@ pub struct Server {
 impl Server {
     /// Opens the store, starts the worker, and returns once the port accepts connections.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        raise_open_files_limit();
         std::fs::create_dir_all(&config.data)
             .with_context(|| format!("data folder {} cannot be made", config.data.display()))?;
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
-        let store = SledStore::open(&config.data.join("store"), config.store).with_context(|| {
+        let (folder, options) = (config.data.join("store"), config.store);
+        let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder, options)).await?;
+        let store = opened.with_context(|| {
             format!("store in {} cannot be opened (is another server using it?)", config.data.display())
         })?;
         let blobs = Arc::new(store.clone());

@@ -125,7 +125,9 @@ impl Config {
         let mut config = Self::default();
         let mut root = Section::new(String::new(), table, &mut problems);
         root.text("listen", |text| {
-            text.parse().map(|a| config.listen = a).map_err(|_| "is no HOST:PORT".into())
+            text.parse()
+                .map(|a| config.listen = a)
+                .map_err(|_| "is no ADDRESS:PORT, such as 127.0.0.1:8980".into())
         });
         root.text("data", |text| {
             config.data = text.into();
@@ -154,7 +156,9 @@ impl Config {
         root.section("scheduler", |section| {
             let scheduler = &mut config.scheduler;
             section.count("queued_runs_max", &mut scheduler.queued_runs_max);
+            section.count("live_operations_max", &mut scheduler.live_operations_max);
             section.count("completed_kept_max", &mut scheduler.completed_kept_max);
+            section.count("completed_bytes_max", &mut scheduler.completed_bytes_max);
             section.seconds("completed_kept_seconds", &mut scheduler.completed_kept_for);
         });
         root.section("worker", |section| worker(section, &mut config.worker));
@@ -184,11 +188,13 @@ fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
         section.seconds("action_timeout_seconds_max", &mut limits.action_timeout_max);
         section.count("input_entries_max", &mut limits.input_entries_max);
         section.number("input_bytes_max", 1, u64::MAX, &mut limits.input_bytes_max);
+        section.count("outputs_max", &mut limits.outputs_max);
         section.count("output_entries_max", &mut limits.output_entries_max);
         section.number("output_bytes_max", 1, u64::MAX, &mut limits.output_bytes_max);
         section.count("stdout_bytes_max", &mut limits.stdout_bytes_max);
         section.count("wasm_memory_bytes_max", &mut limits.wasm_memory_bytes_max);
         section.count("wasm_table_elements_max", &mut limits.wasm_table_elements_max);
+        section.count("wasm_handles_max", &mut limits.wasm_handles_max);
         section.number("wasm_module_bytes_max", 1, u64::MAX, &mut limits.wasm_module_bytes_max);
         section.count("wasm_modules_loaded_max", &mut limits.wasm_modules_loaded_max);
     });

@@ -1,8 +1,10 @@
 //! The HTTP page on the same port: what this is, and how to point a build tool at it.
 
 use axum::Router;
-use axum::http::header;
-use axum::response::{Html, IntoResponse as _};
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, Version, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 
 const PAGE: &str = include_str!("web/index.html");
@@ -16,5 +18,24 @@ pub(crate) fn add_page(router: Router, name: &str) -> Router {
         ([(header::CACHE_CONTROL, "no-cache"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Html(page))
             .into_response()
     };
-    router.route("/", get(serve)).route("/healthz", get(|| async { "ok\n" }))
+    router.route("/", get(serve)).route("/healthz", get(|| async { "ok\n" })).layer(from_fn(guard))
+}
+
+/// Lets only gRPC clients through to the services.
+///
+/// A web page can make a browser send a POST with any body to a port of the machine it runs on. Without
+/// this, such a page could upload and run an action. Browsers speak HTTP/1.1 to a port without TLS and
+/// may not choose this content type without asking first.
+async fn guard(request: Request, next: Next) -> Response {
+    let content_type = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let is_grpc = request.version() == Version::HTTP_2 && content_type.starts_with(b"application/grpc");
+    let is_page = matches!(request.uri().path(), "/" | "/healthz");
+    match *request.method() {
+        Method::GET | Method::HEAD if is_page => next.run(request).await,
+        _ if is_grpc => next.run(request).await,
+        Method::GET | Method::HEAD => {
+            (StatusCode::NOT_FOUND, "nothing here; the page is at /\n").into_response()
+        }
+        _ => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the services speak gRPC over HTTP/2\n").into_response(),
+    }
 }

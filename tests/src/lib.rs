@@ -1,1 +1,59 @@
-//! placeholder
+//! What the whole-system tests are built from: a real server on a loopback port, actions, guests.
+//!
+//! Everything here goes through the port, as a client would. The tests are in `tests/system/`.
+
+mod action;
+mod ended;
+mod guest;
+mod server;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use wardian_proto::{Digest, DigestFunction};
+
+pub use action::{Built, TestAction};
+pub use ended::{Ended, Following, Refusal};
+pub use guest::{component_of, guest};
+pub use server::{TestServer, code};
+
+/// How long anything may take before a test gives up on it. Generous: it is for faults, not for timing.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a condition is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The digest of some bytes.
+pub fn digest(data: &[u8]) -> Digest {
+    DigestFunction::Sha256.digest(data)
+}
+
+/// Bytes of any size, different for each seed.
+pub fn bytes_of(size: usize, seed: u8) -> Bytes {
+    (0..size).map(|i| (i % 251) as u8 ^ (i >> 12) as u8 ^ seed).collect::<Vec<_>>().into()
+}
+
+/// Waits until a condition holds.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    let (what, place) = (what.to_owned(), std::panic::Location::caller());
+    async move {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(tokio::time::Instant::now() < deadline, "{place}: waited in vain until {what}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+/// Waits for something that must come within [`PATIENCE`].
+#[track_caller]
+pub fn soon<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output> {
+    let (what, place) = (what.to_owned(), std::panic::Location::caller());
+    async move {
+        match tokio::time::timeout(PATIENCE, future).await {
+            Ok(output) => output,
+            Err(_) => panic!("{place}: {what} did not come"),
+        }
+    }
+}

@@ -104,7 +104,11 @@ impl Executor for NativeExecutor {
         drop(group);
         let duration = started.elapsed();
         let leftovers = async { tokio::join!(stdout.read_all(), stderr.read_all()) };
-        let _ = tokio::time::timeout(LEFTOVER_READ_TIME, leftovers).await;
+        // What was still in the pipes counts too: a result that was cut short must not pass for a whole one.
+        let ended = match (ended, tokio::time::timeout(LEFTOVER_READ_TIME, leftovers).await) {
+            (Ok(status), Ok((out, err))) => out.and(err).map(|()| status),
+            (ended, _) => ended,
+        };
         let finished = |exit_code| Finished {
             exit_code,
             stdout: stdout.bytes.freeze(),
@@ -141,7 +145,7 @@ async fn until_the_end(
             more = stdout.read_some(), if stdout.open() => more?,
             more = stderr.read_some(), if stderr.open() => more?,
             () = &mut deadline => return Err(timed_out(task.spec.timeout)),
-            _ = cancelled.wait_for(|stop| *stop) => return Err(Failure::Cancelled),
+            Ok(_) = cancelled.wait_for(|stop| *stop) => return Err(Failure::Cancelled),
         }
     }
 }
@@ -202,7 +206,10 @@ impl<R: AsyncRead + Unpin> Capture<R> {
         Ok(())
     }
 
-    async fn read_all(&mut self) {
-        while self.open() && self.read_some().await.is_ok() {}
+    async fn read_all(&mut self) -> Result<(), Failure> {
+        while self.open() {
+            self.read_some().await?;
+        }
+        Ok(())
     }
 }

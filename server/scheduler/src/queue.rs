@@ -73,7 +73,8 @@ impl LocalQueue {
 
     /// Finds an operation by name.
     pub fn operation(&self, name: &OperationName) -> Option<Operation> {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        inner.state.expire(Instant::now());
         let views = match inner.watchers.get(name) {
             Some(sender) => sender.subscribe(),
             // Ended: one last view, and a sender that is gone.
@@ -118,9 +119,20 @@ impl LocalQueue {
         self.lock().state.running()
     }
 
-    /// Refuses new actions, and lets every worker that asks for work go home.
+    /// Refuses new actions, gives up those that no worker has, and lets every worker that asks for work go
+    /// home.
     pub fn shut_down(&self) {
-        self.lock().shutting_down = true;
+        let status = rpc::Status {
+            code: rpc::Code::Unavailable.into(),
+            message: "the server is shutting down; the action was not run".into(),
+            details: vec![],
+        };
+        let response = reapi::ExecuteResponse { status: Some(status), ..Default::default() };
+        let mut inner = self.lock();
+        inner.shutting_down = true;
+        inner.state.end_queued(Instant::now(), response);
+        inner.settle(Instant::now());
+        drop(inner);
         self.shared.work.notify_waiters();
     }
 
@@ -222,7 +234,10 @@ impl WorkQueue for LocalQueue {
             }
         }
         let mut inner = self.lock();
-        inner.cancels.remove(&run);
+        // A late report about a run that another worker has now changes nothing.
+        if inner.state.job_of(worker, run).is_some() {
+            inner.cancels.remove(&run);
+        }
         inner.state.complete(Instant::now(), worker, run, response);
         inner.settle(Instant::now());
         drop(inner);

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use prost::Message as _;
 use wardian_proto::{Digest, InstanceName, reapi};
 
 use crate::platform::{Offer, Platform, Unsatisfiable, unsatisfiable};
@@ -79,18 +80,24 @@ pub enum Stage {
 pub struct SchedulerLimits {
     /// Runs that may wait for a worker.
     pub queued_runs_max: usize,
+    /// Operations that have not ended, those that joined another's run included.
+    pub live_operations_max: usize,
     /// How long an ended operation can still be asked for.
     pub completed_kept_for: Duration,
     /// How many ended operations can still be asked for.
     pub completed_kept_max: usize,
+    /// Sum of the sizes of their responses.
+    pub completed_bytes_max: usize,
 }
 
 impl Default for SchedulerLimits {
     fn default() -> Self {
         Self {
             queued_runs_max: 100_000,
+            live_operations_max: 200_000,
             completed_kept_for: Duration::from_secs(15 * 60),
             completed_kept_max: 10_000,
+            completed_bytes_max: 256 << 20,
         }
     }
 }
@@ -103,6 +110,8 @@ pub enum SubmitError {
     Unsatisfiable(#[from] Unsatisfiable),
     #[error("{0} actions wait for a worker already; limit is {0}")]
     QueueFull(usize),
+    #[error("{0} operations have not ended yet; limit is {0}")]
+    TooManyOperations(usize),
     #[error("the server is shutting down")]
     ShuttingDown,
 }
@@ -138,6 +147,14 @@ struct Worker {
     running: usize,
 }
 
+/// An operation that can still be asked for, and what remembering it costs.
+#[derive(Debug)]
+struct Ended {
+    at: Instant,
+    name: OperationName,
+    bytes: usize,
+}
+
 type Key = (InstanceName, Digest);
 
 /// The state. See the module's text.
@@ -150,7 +167,8 @@ pub struct Scheduler {
     joinable: HashMap<Key, RunId>,
     queue: BTreeMap<(i32, u64), RunId>,
     workers: BTreeMap<WorkerId, Worker>,
-    ended: VecDeque<(Instant, OperationName)>,
+    ended: VecDeque<Ended>,
+    ended_bytes: usize,
     changed: Vec<OperationName>,
     abandoned: Vec<RunId>,
 }
@@ -164,10 +182,21 @@ impl Scheduler {
     /// Takes an action in, or joins it to the same action in flight.
     pub fn submit(&mut self, wall: SystemTime, job: Job) -> Result<OperationName, SubmitError> {
         let operation = OperationName::new(&job.instance);
-        if let Some(run) = self.joinable_run(&job) {
-            self.runs.get_mut(&run).expect("joinable runs exist").operations.push(operation.clone());
-            self.operations.insert(operation.clone(), Op::Live(run));
+        if self.operations.len() - self.ended.len() >= self.limits.live_operations_max {
+            return Err(SubmitError::TooManyOperations(self.limits.live_operations_max));
+        }
+        if let Some(id) = self.joinable_run(&job) {
+            let run = self.runs.get_mut(&id).expect("joinable runs exist");
+            run.operations.push(operation.clone());
+            if run.worker.is_none() && job.priority < run.order.0 {
+                // As urgent as the most urgent of those who wait for it.
+                self.queue.remove(&run.order);
+                run.order.0 = job.priority;
+                self.queue.insert(run.order, id);
+            }
+            self.operations.insert(operation.clone(), Op::Live(id));
             self.changed.push(operation.clone());
+            self.check();
             return Ok(operation);
         }
         if let Some(why) = unsatisfiable(&job.platform, self.workers.values().map(|w| &w.offer)) {
@@ -206,6 +235,11 @@ impl Scheduler {
             self.runs.iter().filter(|(_, r)| r.worker == Some(worker)).map(|(id, _)| *id).collect();
         for id in lost {
             let run = self.runs.get_mut(&id).expect("just listed");
+            if run.operations.is_empty() {
+                // Nobody waits for it any more.
+                self.forget_run(id);
+                continue;
+            }
             run.worker = None;
             run.stage = Stage::Queued;
             self.queue.insert(run.order, id);
@@ -290,12 +324,29 @@ impl Scheduler {
         true
     }
 
+    /// Ends every operation whose run no worker has.
+    pub fn end_queued(&mut self, now: Instant, response: reapi::ExecuteResponse) {
+        let response = Arc::new(response);
+        for id in self.queue.values().copied().collect::<Vec<_>>() {
+            let ended = self.forget_run(id);
+            for operation in ended.operations {
+                self.end(now, operation, Arc::clone(&ended.job), Arc::clone(&response));
+            }
+        }
+        self.check();
+    }
+
     /// Drops the memory of an operation. What it asked for goes on.
     pub fn delete(&mut self, operation: &OperationName) -> bool {
         match self.operations.remove(operation) {
             None => false,
             Some(Op::Ended(_)) => {
-                self.ended.retain(|(_, name)| name != operation);
+                let kept = &mut self.ended_bytes;
+                self.ended.retain(|ended| {
+                    let stays = ended.name != *operation;
+                    *kept -= if stays { 0 } else { ended.bytes };
+                    stays
+                });
                 true
             }
             Some(Op::Live(run)) => {
@@ -309,12 +360,17 @@ impl Scheduler {
     /// Forgets ended operations that are too old or too many.
     pub fn expire(&mut self, now: Instant) -> Vec<OperationName> {
         let mut forgotten = Vec::new();
-        while let Some((ended_at, _)) = self.ended.front() {
-            let old = now.saturating_duration_since(*ended_at) >= self.limits.completed_kept_for;
-            if !old && self.ended.len() <= self.limits.completed_kept_max {
+        let limits = self.limits;
+        while let Some(oldest) = self.ended.front() {
+            let old = now.saturating_duration_since(oldest.at) >= limits.completed_kept_for;
+            // The newest stays, however large: somebody is about to read it.
+            let many = self.ended.len() > limits.completed_kept_max
+                || (self.ended.len() > 1 && self.ended_bytes > limits.completed_bytes_max);
+            if !old && !many {
                 break;
             }
-            let (_, name) = self.ended.pop_front().expect("front was there");
+            let Ended { name, bytes, .. } = self.ended.pop_front().expect("front was there");
+            self.ended_bytes -= bytes;
             self.operations.remove(&name);
             forgotten.push(name);
         }
@@ -405,19 +461,25 @@ impl Scheduler {
         job: Arc<Job>,
         response: Arc<reapi::ExecuteResponse>,
     ) {
+        let bytes = response.encoded_len();
         let view = View { job, stage: Stage::Completed(response) };
         self.operations.insert(name.clone(), Op::Ended(view));
-        self.ended.push_back((now, name.clone()));
+        self.ended.push_back(Ended { at: now, name: name.clone(), bytes });
+        self.ended_bytes += bytes;
         self.changed.push(name);
     }
 
-    /// What must hold after every mutation.
+    /// What must hold after every mutation. It looks at everything, so only tests can afford it.
     fn check(&self) {
-        debug_assert!(self.queue.iter().all(|(order, id)| {
+        if !cfg!(test) {
+            return;
+        }
+        assert!(self.queue.iter().all(|(order, id)| {
             self.runs.get(id).is_some_and(|run| run.worker.is_none() && run.order == *order)
         }));
-        debug_assert!(self.joinable.values().all(|id| self.runs.contains_key(id)));
-        debug_assert!(self.workers.values().all(|w| w.running <= w.offer.slots));
+        assert!(self.joinable.values().all(|id| self.runs.contains_key(id)));
+        assert_eq!(self.ended_bytes, self.ended.iter().map(|ended| ended.bytes).sum::<usize>());
+        assert!(self.workers.values().all(|w| w.running <= w.offer.slots));
     }
 }
 

@@ -70,6 +70,20 @@ fn slots_are_not_exceeded_and_priority_goes_before_age() {
 }
 
 #[test]
+fn what_is_queued_can_be_ended_without_what_runs() {
+    let (mut s, worker) = with_worker();
+    let running = s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    let (run, ..) = s.assign(worker).unwrap();
+    let queued = [job("b"), job("b"), job("c")].map(|job| s.submit(SystemTime::UNIX_EPOCH, job).unwrap());
+    s.end_queued(Instant::now(), response(9));
+    assert!(queued.iter().all(|operation| exit_code(&s, operation) == Some(9)));
+    assert_eq!(exit_code(&s, &running), None);
+    s.complete(Instant::now(), worker, run, response(0));
+    assert_eq!(exit_code(&s, &running), Some(0));
+    assert!(s.assign(worker).is_none());
+}
+
+#[test]
 fn a_platform_nobody_serves_fails_at_once() {
     let (mut s, _) = with_worker();
     let asked = Job { platform: platform(&[("OSFamily", "wasi")]), ..job("a") };
@@ -143,6 +157,60 @@ fn ended_operations_are_forgotten_by_age_and_number() {
     assert_eq!(s.expire(start), [operations[0].clone()]);
     assert_eq!(s.expire(start + Duration::from_secs(10)), [operations[1].clone()]);
     assert!(s.view(&operations[1]).is_none());
+}
+
+#[test]
+fn large_responses_push_older_ones_out() {
+    let mut s = Scheduler::new(SchedulerLimits { completed_bytes_max: 150, ..Default::default() });
+    let worker = s.add_worker(offer(&[("OSFamily", &["linux"])]));
+    let start = Instant::now();
+    let mut operations = Vec::new();
+    for name in ["a", "b"] {
+        operations.push(s.submit(SystemTime::UNIX_EPOCH, job(name)).unwrap());
+        let (run, ..) = s.assign(worker).unwrap();
+        s.complete(
+            start,
+            worker,
+            run,
+            reapi::ExecuteResponse { message: "x".repeat(100), ..Default::default() },
+        );
+    }
+    assert_eq!(s.expire(start), [operations[0].clone()]);
+    assert!(s.view(&operations[1]).is_some());
+}
+
+#[test]
+fn a_more_urgent_client_makes_the_shared_run_more_urgent() {
+    let (mut s, worker) = with_worker();
+    s.submit(SystemTime::UNIX_EPOCH, job("first")).unwrap();
+    let shared = s.submit(SystemTime::UNIX_EPOCH, job("shared")).unwrap();
+    s.submit(SystemTime::UNIX_EPOCH, Job { priority: -1, ..job("shared") }).unwrap();
+    let (run, ..) = s.assign(worker).unwrap();
+    s.complete(Instant::now(), worker, run, response(0));
+    assert_eq!(exit_code(&s, &shared), Some(0));
+}
+
+#[test]
+fn joining_is_bounded_too() {
+    let mut s = Scheduler::new(SchedulerLimits { live_operations_max: 2, ..Default::default() });
+    let worker = s.add_worker(offer(&[("OSFamily", &["linux"])]));
+    s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    assert_eq!(s.submit(SystemTime::UNIX_EPOCH, job("a")), Err(SubmitError::TooManyOperations(2)));
+    let (run, ..) = s.assign(worker).unwrap();
+    s.complete(Instant::now(), worker, run, response(0));
+    assert!(s.submit(SystemTime::UNIX_EPOCH, job("a")).is_ok(), "ended operations do not count");
+}
+
+#[test]
+fn an_abandoned_run_ends_with_its_worker() {
+    let (mut s, worker) = with_worker();
+    let operation = s.submit(SystemTime::UNIX_EPOCH, job("a")).unwrap();
+    s.assign(worker).unwrap();
+    s.cancel(Instant::now(), &operation, response(-1));
+    s.remove_worker(worker);
+    let other = s.add_worker(offer(&[("OSFamily", &["linux"])]));
+    assert!(s.assign(other).is_none());
 }
 
 #[test]

@@ -17,6 +17,9 @@ use super::{Context, REPLY_BYTES_MAX, digest, digests, entry_status};
 /// Directories in one GetTree message, whatever the client asks for.
 const PAGE_DIRECTORIES_MAX: usize = 1000;
 
+/// Blobs in one batch call.
+const BATCH_ENTRIES_MAX: usize = 10_000;
+
 /// What a batch reply spends on an entry beside its data, at the most.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
 
@@ -24,7 +27,11 @@ pub(super) struct Cas(pub(super) Arc<Context>);
 
 impl Cas {
     /// Refuses a batch whose blobs are larger than announced, as a whole.
-    fn check_batch(&self, sizes: impl Iterator<Item = u64>) -> Result<(), Status> {
+    fn check_batch(&self, sizes: impl ExactSizeIterator<Item = u64>) -> Result<(), Status> {
+        if sizes.len() > BATCH_ENTRIES_MAX {
+            let text = format!("batch has {} blobs; limit is {BATCH_ENTRIES_MAX}", sizes.len());
+            return Err(Status::invalid_argument(text));
+        }
         let total = sizes.fold(0_u64, u64::saturating_add);
         let max = self.0.requests.batch_bytes_max;
         if total <= max {
@@ -142,6 +149,9 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         let found = closure(&*self.0.blobs, root, self.0.limits.tree).await?;
         if found.missing.contains(&root) {
             return Err(StoreError::NotFound(root).into());
+        }
+        if start > 0 && start >= found.order.len() {
+            return Err(Status::invalid_argument("page_token lies beyond the end of this tree"));
         }
         let order: VecDeque<Digest> = found.order.into_iter().skip(start).collect();
         let blobs = Arc::clone(&self.0.blobs);

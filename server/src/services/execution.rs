@@ -111,7 +111,7 @@ fn submit_status(error: SubmitError) -> Status {
     let text = error.to_string();
     match error {
         SubmitError::Unsatisfiable(_) => Status::failed_precondition(text),
-        SubmitError::QueueFull(_) => Status::resource_exhausted(text),
+        SubmitError::QueueFull(_) | SubmitError::TooManyOperations(_) => Status::resource_exhausted(text),
         SubmitError::ShuttingDown => Status::unavailable(text),
     }
 }

@@ -3,8 +3,11 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use prost::Message as _;
 use wardian_proto::{Digest, DigestFunction, reapi};
 use wardian_store::BlobStore;
+
+use super::REPLY_BYTES_MAX;
 
 /// Bytes of contents in one result, all together.
 const INLINE_BYTES_MAX: u64 = 1 << 20;
@@ -24,7 +27,9 @@ impl Inline<'_> {
         function: DigestFunction,
         result: &mut reapi::ActionResult,
     ) {
-        let mut room = INLINE_BYTES_MAX;
+        // The rest of the operation takes some hundred bytes; leave it ample space.
+        let left = REPLY_BYTES_MAX.saturating_sub(result.encoded_len()) as u64;
+        let mut room = INLINE_BYTES_MAX.min(left);
         if self.stdout {
             result.stdout_raw = fetch(blobs, function, result.stdout_digest.as_ref(), &mut room).await;
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 use wardian_proto::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
@@ -10,8 +11,8 @@ use wardian_proto::longrunning::{
 };
 use wardian_scheduler::{OperationName, Stage};
 
-use super::Context;
 use super::execution::{describe, find};
+use super::{Context, REPLY_BYTES_MAX};
 
 /// Operations in one page of a listing.
 const PAGE_OPERATIONS_MAX: usize = 500;
@@ -48,15 +49,23 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
         };
         let after = (!request.page_token.is_empty()).then(|| OperationName::from_client(&request.page_token));
         let names = self.0.queue.list(&instance, after.as_ref(), size);
-        let full = names.len() == size;
-        let next_page_token = names.last().filter(|_| full).map(ToString::to_string).unwrap_or_default();
-        let operations = names.iter().filter_map(|name| {
+        let mut more = names.len() == size;
+        let mut bytes = 0;
+        let mut last = None;
+        let mut operations = Vec::new();
+        for name in names {
             // One may have been forgotten since it was listed.
-            let operation = self.0.queue.operation(name)?;
-            let view = operation.views.borrow().clone();
-            Some(describe(name, &view))
-        });
-        let operations = operations.collect();
+            let Some(operation) = self.0.queue.operation(&name) else { continue };
+            let described = describe(&name, &operation.views.borrow().clone());
+            bytes += described.encoded_len();
+            if bytes > REPLY_BYTES_MAX && !operations.is_empty() {
+                more = true;
+                break;
+            }
+            operations.push(described);
+            last = Some(name);
+        }
+        let next_page_token = last.filter(|_| more).map(|name| name.to_string()).unwrap_or_default();
         Ok(Response::new(ListOperationsResponse { operations, next_page_token, ..Default::default() }))
     }
 

@@ -1,16 +1,20 @@
 //! Results of actions, served only while everything they name is stored.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use prost::Message;
-use wardian_proto::{Digest, Directory, InstanceName, reapi};
+use prost::encoding::{WireType, decode_key, decode_varint};
+use wardian_proto::{Digest, DigestFunction, Directory, InstanceName, reapi};
 
+use crate::blob_store::blocking;
 use crate::tree::{TreeLimits, closure};
 use crate::{BlobStore, RecordStore, StoreError, Table};
 
-/// Largest Tree message that is looked into.
-const TREE_BYTES_MAX: u64 = 256 << 20;
+/// Largest Tree message that is looked into, and most files that all trees of one result may name.
+const TREE_BYTES_MAX: u64 = 64 << 20;
+const TREE_FILES_MAX: usize = 1_000_000;
 
 /// The action cache of every instance.
 #[derive(Clone)]
@@ -72,22 +76,30 @@ impl ActionCache {
                 needed.push(digest);
             }
         }
+        let mut seen = HashSet::new();
         for directory in &result.output_directories {
             if directory.tree_digest.is_none() && directory.root_directory_digest.is_none() {
                 return Ok(false);
             }
             if directory.tree_digest.is_some() {
                 let Some(tree) = parse(&directory.tree_digest) else { return Ok(false) };
-                let Some(files) = self.tree_files(&tree).await? else { return Ok(false) };
-                needed.extend(files);
+                if seen.insert(tree) {
+                    let Some(files) = self.tree_files(&tree).await? else { return Ok(false) };
+                    needed.extend(files);
+                }
             }
             if directory.root_directory_digest.is_some() {
                 let Some(root) = parse(&directory.root_directory_digest) else { return Ok(false) };
-                let below = closure(&*self.blobs, root, TreeLimits::default()).await?;
-                if !below.missing.is_empty() {
-                    return Ok(false);
+                if seen.insert(root) {
+                    let below = closure(&*self.blobs, root, TreeLimits::default()).await?;
+                    if !below.missing.is_empty() {
+                        return Ok(false);
+                    }
+                    needed.extend(below.files());
                 }
-                needed.extend(below.files());
+            }
+            if needed.len() > TREE_FILES_MAX {
+                return Ok(false);
             }
         }
         Ok(self.blobs.find_missing(&needed).await?.is_empty())
@@ -100,14 +112,36 @@ impl ActionCache {
             Err(StoreError::NotFound(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let Ok(message) = reapi::Tree::decode(bytes) else { return Ok(None) };
-        let mut files = Vec::new();
-        for directory in message.root.into_iter().chain(message.children) {
-            let Ok(directory) = Directory::from_wire(tree.function(), directory) else { return Ok(None) };
+        let function = tree.function();
+        blocking(move || Ok(files_of_tree(function, bytes))).await
+    }
+}
+
+/// Lists the files of an encoded Tree; `None` when it is none.
+///
+/// One Directory at a time: a message of two-byte children would decode to a hundred times its size.
+fn files_of_tree(function: DigestFunction, mut bytes: Bytes) -> Option<Vec<Digest>> {
+    let mut files = Vec::new();
+    while bytes.has_remaining() {
+        let (field, wire_type) = decode_key(&mut bytes).ok()?;
+        if wire_type != WireType::LengthDelimited {
+            return None;
+        }
+        let length = usize::try_from(decode_varint(&mut bytes).ok()?).ok()?;
+        if length > bytes.len() || length as u64 > TreeLimits::default().directory_bytes_max {
+            return None;
+        }
+        let message = bytes.split_to(length);
+        // 1 is the root, 2 a child; whatever else a later version adds names no file.
+        if field == 1 || field == 2 {
+            let directory = Directory::decode(function, &message).ok()?;
             files.extend(directory.files.iter().map(|f| f.digest));
         }
-        Ok(Some(files))
+        if files.len() > TREE_FILES_MAX {
+            return None;
+        }
     }
+    Some(files)
 }
 
 /// Key of a record: function, hash, size, then the instance's name.
@@ -119,8 +153,6 @@ fn key(instance: &InstanceName, action: &Digest) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use wardian_proto::DigestFunction;
-
     use super::*;
     use crate::Upload;
     use crate::backend::MemoryStore;

@@ -15,16 +15,40 @@ pub struct TreeLimits {
     pub depth_max: usize,
     /// Size of one Directory message.
     pub directory_bytes_max: u64,
+    /// Size of all Directory messages together.
+    pub bytes_max: u64,
+    /// Files, directories and symlinks that the Directories name, all together.
+    pub entries_max: usize,
 }
 
 impl Default for TreeLimits {
     fn default() -> Self {
-        Self { directories_max: 200_000, depth_max: 128, directory_bytes_max: 16 << 20 }
+        Self {
+            directories_max: 200_000,
+            depth_max: 128,
+            directory_bytes_max: 4 << 20,
+            bytes_max: 256 << 20,
+            entries_max: 1_000_000,
+        }
     }
 }
 
-/// Directories fetched in one batch.
+/// Directories fetched in one batch, and their size unless there is only one.
 const BATCH_DIRECTORIES: usize = 256;
+const BATCH_BYTES: u64 = 4 << 20;
+
+/// Takes the next batch off a level.
+fn batch<'a>(level: &mut &'a [Digest]) -> &'a [Digest] {
+    let mut bytes = 0;
+    let fits = |digest: &&Digest| {
+        bytes += digest.size();
+        bytes <= BATCH_BYTES
+    };
+    let count = level.iter().take(BATCH_DIRECTORIES).take_while(fits).count().max(1);
+    let (batch, rest) = level.split_at(count);
+    *level = rest;
+    batch
+}
 
 /// The distinct Directories below a root.
 #[derive(Debug, Default)]
@@ -52,15 +76,24 @@ pub async fn closure(store: &dyn BlobStore, root: Digest, limits: TreeLimits) ->
     let mut named = HashSet::from([root]);
     let mut level = vec![root];
     let mut depth = 0;
+    let mut bytes: u64 = 0;
+    let mut entries = 0;
     while !level.is_empty() {
         if depth > limits.depth_max {
             return Err(StoreError::TreeLimit { root, what: "levels", limit: limits.depth_max });
         }
         let mut next = Vec::new();
-        for batch in level.chunks(BATCH_DIRECTORIES) {
+        let mut rest = &level[..];
+        while !rest.is_empty() {
+            let batch = batch(&mut rest);
             if let Some(large) = batch.iter().find(|d| d.size() > limits.directory_bytes_max) {
                 let (limit_name, limit) = ("directory message", limits.directory_bytes_max);
                 return Err(StoreError::TooLarge { digest: *large, limit_name, limit });
+            }
+            bytes = batch.iter().fold(bytes, |sum, digest| sum.saturating_add(digest.size()));
+            if bytes > limits.bytes_max {
+                let limit = usize::try_from(limits.bytes_max).unwrap_or(usize::MAX);
+                return Err(StoreError::TreeLimit { root, what: "bytes of directories", limit });
             }
             for (digest, bytes) in batch.iter().zip(store.get_batch(batch).await) {
                 let bytes = match bytes {
@@ -73,6 +106,10 @@ pub async fn closure(store: &dyn BlobStore, root: Digest, limits: TreeLimits) ->
                 };
                 let directory = Directory::decode(digest.function(), &bytes)
                     .map_err(|source| StoreError::Directory { digest: *digest, source })?;
+                entries += directory.files.len() + directory.directories.len() + directory.symlinks.len();
+                if entries > limits.entries_max {
+                    return Err(StoreError::TreeLimit { root, what: "entries", limit: limits.entries_max });
+                }
                 next.extend(directory.directories.iter().map(|d| d.digest).filter(|d| named.insert(*d)));
                 found.order.push(*digest);
                 found.directories.insert(*digest, directory);
@@ -139,7 +176,13 @@ mod tests {
         let limits = TreeLimits { depth_max: 3, ..TreeLimits::default() };
         let error = closure(&store, root, limits).await.unwrap_err();
         assert!(error.to_string().contains("more than 3 levels"), "{error}");
-        let limits = TreeLimits { directories_max: 2, ..TreeLimits::default() };
-        assert!(closure(&store, root, limits).await.is_err());
+        for limits in [
+            TreeLimits { directories_max: 2, ..TreeLimits::default() },
+            TreeLimits { entries_max: 3, ..TreeLimits::default() },
+            TreeLimits { bytes_max: 100, ..TreeLimits::default() },
+        ] {
+            let error = closure(&store, root, limits).await.unwrap_err();
+            assert!(matches!(error, StoreError::TreeLimit { .. }), "{error}");
+        }
     }
 }

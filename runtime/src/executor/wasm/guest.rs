@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
+use wasmtime::component::ResourceTableError;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::filesystem::FsPerms;
@@ -41,12 +42,22 @@ struct Preview2 {
     table: ResourceTable,
 }
 
+impl Host {
+    fn view(&mut self) -> WasiCtxView<'_> {
+        match self {
+            Self::Preview2(host) => WasiCtxView { ctx: &mut host.context, table: &mut host.table },
+            Self::Preview1(context) => context.ctx(),
+        }
+    }
+
+    fn handles(&mut self) -> &mut ResourceTable {
+        self.view().table
+    }
+}
+
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        match &mut self.context {
-            Host::Preview2(host) => WasiCtxView { ctx: &mut host.context, table: &mut host.table },
-            Host::Preview1(context) => context.ctx(),
-        }
+        self.context.view()
     }
 }
 
@@ -74,19 +85,21 @@ impl Run {
     pub(super) fn finish(self, module: &Loaded) -> Result<Outcome, Failure> {
         let stdout = Capture::new("standard output", self.limits.stdout_bytes_max);
         let stderr = Capture::new("standard error", self.limits.stdout_bytes_max);
-        let mut wasi = self.wasi(&stdout, &stderr)?;
+        let mut wasi = self.wasi(module, &stdout, &stderr)?;
         let limiter = Limiter::new(&self.limits);
         let started = Instant::now();
-        let (context, engine) = match module {
+        let (mut context, engine) = match module {
             Loaded::Core(pre) => (Host::Preview1(Box::new(wasi.build_p1())), pre.module().engine()),
             Loaded::Component(pre) => {
                 let host = Preview2 { context: wasi.build(), table: ResourceTable::new() };
                 (Host::Preview2(Box::new(host)), pre.engine())
             }
         };
+        context.handles().set_max_capacity(self.limits.wasm_handles_max);
         let mut store = Store::new(engine, Guest { context, limiter });
         self.watch(&mut store, started);
         let ended = tokio::runtime::Handle::current().block_on(self.until_stopped(start(module, &mut store)));
+        let ended = ended.map_err(|error| self.too_many_handles(error));
         Ok(outcome(ended, &store.data().limiter, &stdout, &stderr, started.elapsed()))
     }
 
@@ -104,12 +117,22 @@ impl Run {
         }
     }
 
+    /// Names the limit when a guest was ended because its table of handles is full.
+    fn too_many_handles(&self, error: wasmtime::Error) -> wasmtime::Error {
+        match error.downcast_ref() {
+            Some(ResourceTableError::Full) => {
+                wasmtime::Error::new(Stopped::TooManyHandles(self.limits.wasm_handles_max))
+            }
+            _ => error,
+        }
+    }
+
     /// Arguments, environment and directories; everything else stays closed.
-    fn wasi(&self, stdout: &Capture, stderr: &Capture) -> Result<WasiCtxBuilder, Failure> {
+    fn wasi(&self, module: &Loaded, stdout: &Capture, stderr: &Capture) -> Result<WasiCtxBuilder, Failure> {
         let mut wasi = WasiCtxBuilder::new();
-        // Blocking this thread would be faster for files, but a guest that sleeps would then sleep in the
-        // thread itself, past its timeout.
-        wasi.allow_blocking_current_thread(false);
+        // Blocking this thread is faster for files, and a write is over when it returns. A preview-1 guest
+        // that sleeps would then sleep in the thread itself, past its timeout; a component would not.
+        wasi.allow_blocking_current_thread(matches!(module, Loaded::Component(_)));
         wasi.args(&self.arguments).envs(&self.environment);
         wasi.stdout(stdout.clone()).stderr(stderr.clone());
         let open = |error: wasmtime::Error| Failure::Internal(format!("open directory for guest: {error:#}"));
@@ -163,6 +186,8 @@ enum Stopped {
     TimedOut(Duration),
     #[error("too much output on {0}")]
     TooMuchOutput(&'static str, usize),
+    #[error("too many open files, directories and streams")]
+    TooManyHandles(usize),
 }
 
 /// Turns the end of a guest into the end of an action.
@@ -192,6 +217,9 @@ fn outcome(
             Stopped::Cancelled => Failure::Cancelled,
             Stopped::TimedOut(timeout) => timed_out(*timeout),
             Stopped::TooMuchOutput(stream, max) => super::too_much_output(stream, *max),
+            Stopped::TooManyHandles(max) => Failure::ResourceExhausted(format!(
+                "the guest had more than {max} files, directories and streams open (limit wasm_handles_max)"
+            )),
         };
         return Outcome::CutShort(finished(128 + 9, ""), failure);
     }
@@ -202,18 +230,42 @@ fn outcome(
     }
 }
 
-/// Bounds a guest's memory and tables, and remembers what it refused.
+/// Bounds a guest's memory and tables, all of them together, and remembers what it refused.
 struct Limiter {
-    memory_bytes_max: usize,
-    table_elements_max: usize,
+    memory_bytes: Budget,
+    table_elements: Budget,
     refused: Option<String>,
+}
+
+/// What a guest has of one resource, and how much of it it may have.
+struct Budget {
+    used: usize,
+    max: usize,
+}
+
+impl Budget {
+    /// Takes the growth of one memory or table from what is left; returns whether it fits.
+    ///
+    /// Growth beyond the `own_max` that the module declares fails whatever is said here, so it costs
+    /// nothing.
+    fn grow(&mut self, current: usize, desired: usize, own_max: Option<usize>) -> bool {
+        if own_max.is_some_and(|max| desired > max) {
+            return true;
+        }
+        let total = self.used.saturating_add(desired.saturating_sub(current));
+        let fits = total <= self.max;
+        if fits {
+            self.used = total;
+        }
+        fits
+    }
 }
 
 impl Limiter {
     fn new(limits: &Limits) -> Self {
         Self {
-            memory_bytes_max: limits.wasm_memory_bytes_max,
-            table_elements_max: limits.wasm_table_elements_max,
+            memory_bytes: Budget { used: 0, max: limits.wasm_memory_bytes_max },
+            table_elements: Budget { used: 0, max: limits.wasm_table_elements_max },
             refused: None,
         }
     }
@@ -228,14 +280,15 @@ impl ResourceLimiter for Limiter {
         &mut self,
         current: usize,
         desired: usize,
-        _max: Option<usize>,
+        own_max: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let fits = desired <= self.memory_bytes_max;
+        let fits = self.memory_bytes.grow(current, desired, own_max);
         if !fits {
+            let Budget { used, max } = self.memory_bytes;
+            let more = desired.saturating_sub(current);
             self.refused = Some(format!(
-                "the guest used {current} bytes of memory and asked for {desired}; \
-                 limit wasm_memory_bytes_max is {}",
-                self.memory_bytes_max
+                "the guest had {used} bytes of memory and asked for {more} more; \
+                 limit wasm_memory_bytes_max is {max}"
             ));
         }
         Ok(fits)
@@ -245,14 +298,15 @@ impl ResourceLimiter for Limiter {
         &mut self,
         current: usize,
         desired: usize,
-        _max: Option<usize>,
+        own_max: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let fits = desired <= self.table_elements_max;
+        let fits = self.table_elements.grow(current, desired, own_max);
         if !fits {
+            let Budget { used, max } = self.table_elements;
+            let more = desired.saturating_sub(current);
             self.refused = Some(format!(
-                "the guest's table had {current} elements and was to get {desired}; \
-                 limit wasm_table_elements_max is {}",
-                self.table_elements_max
+                "the guest had {used} table elements and asked for {more} more; \
+                 limit wasm_table_elements_max is {max}"
             ));
         }
         Ok(fits)

@@ -1,13 +1,15 @@
 //! Compiled modules: made once, kept on disk and in memory.
 //!
 //! Compiled code is trusted code. It is only ever read from this worker's private folder, where only
-//! this module writes; nothing that came from a client or from the CAS is loaded as compiled code.
+//! this module writes; nothing that came from a client or from the CAS is loaded as compiled code. That
+//! holds as long as actions are WebAssembly: a native action runs as the worker's own user and, until it is
+//! sandboxed, can write wherever the worker can.
 
 use std::collections::HashMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -62,6 +64,9 @@ impl Modules {
     pub(super) fn open(folder: &Path, limits: &Limits) -> anyhow::Result<Self> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(folder).context("create folder of compiled modules")?;
+        // It may have been there, with other rights. Fails when it is somebody else's.
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+            .context("make the folder of compiled modules private")?;
         // Leftovers of a compilation that was killed.
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
@@ -184,16 +189,16 @@ fn compile(engine: &Engine, digest: &Digest, bytes: &[u8], path: &Path) -> Resul
     };
     let compiled = compiled
         .map_err(|error| Failure::InvalidArgument(format!("module {digest} does not compile: {error:#}")))?;
-    // The same module may be compiled by two workers in one process tree: a name of its own for each.
-    let unfinished = path.with_extension(format!("{:x}.tmp", std::process::id()));
+    let folder = path.parent().expect("compiled modules are in a folder");
     let write = || -> std::io::Result<()> {
-        let mut file = fs::File::create(&unfinished)?;
+        let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(folder)?;
         file.write_all(&compiled)?;
         // Machine code that was cut short by a power failure must never get the final name.
-        file.sync_all()?;
-        fs::rename(&unfinished, path)
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
     };
-    write().inspect_err(|_| drop(fs::remove_file(&unfinished))).map_err(Failure::io("keep compiled module"))
+    write().map_err(Failure::io("keep compiled module"))
 }
 
 /// Loads what a compilation left. `None`: there is nothing usable, so compile.

@@ -160,8 +160,7 @@ impl SledStore {
         digest.size() > self.engine.sizes.shared_blob
     }
 
-    /// Streams an upload into a file of its own and publishes it. The next bytes are received and hashed
-    /// while the last are written.
+    /// Streams an upload into a file of its own and publishes it.
     async fn put_large(&self, mut upload: Upload) -> Result<(), StoreError> {
         let digest = upload.digest();
         let mut incoming = self

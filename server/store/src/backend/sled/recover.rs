@@ -9,7 +9,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::append::Appender;
 use super::engine::{Counters, Engine};
@@ -112,16 +112,28 @@ impl Engine {
     }
 }
 
+/// How long to wait for another process to let go of the folder, and how often to look.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(3);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let open = StoreError::io("lock store folder");
     let file =
         File::options().write(true).create(true).truncate(false).open(folder.join("lock")).map_err(&open)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(open(std::io::Error::new(std::io::ErrorKind::ResourceBusy, "another process has it open")))
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A process that is just ending lets go in a moment.
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_WAIT_MAX => {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            Err(TryLockError::WouldBlock) => {
+                let busy = std::io::ErrorKind::ResourceBusy;
+                return Err(open(std::io::Error::new(busy, "another process has it open")));
+            }
+            Err(TryLockError::Error(error)) => return Err(open(error)),
         }
-        Err(TryLockError::Error(error)) => Err(open(error)),
     }
 }
 

@@ -1,0 +1,20 @@
+//! The whole system through its port: one module for each part of the API.
+//!
+//! One binary, because every further one would link the server again.
+
+mod action_cache;
+mod byte_stream;
+mod cas;
+mod conformance;
+mod execution;
+mod hostile;
+mod inputs;
+mod lifecycle;
+mod native;
+mod operations;
+mod outputs;
+mod reflection;
+mod requests;
+mod trees;
+mod uploads;
+mod wasm;
