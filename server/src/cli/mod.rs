@@ -17,6 +17,7 @@ mod progress;
 mod report;
 mod run;
 mod serve;
+mod store;
 mod tree_view;
 
 /// How long work that nobody waits for any more may hold up the end of the process.
@@ -59,6 +60,7 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Check or print the configuration.
     Config(config::ConfigArgs),
+    Store(store::StoreArgs),
 }
 
 /// Runs the program.
@@ -99,6 +101,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Action(args) => action::action(&cli.remote, args).await,
         Command::Demo(args) => demo::demo(args).await,
         Command::Config(args) => config::config(args),
+        Command::Store(args) => store::store(args).await,
     }
 }
 
