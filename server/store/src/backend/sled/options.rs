@@ -33,7 +33,7 @@ pub struct SledOptions {
     /// When nothing else can be dropped, new uploads are refused with NoSpace instead.
     pub lease: Duration,
     /// Whether uploads are on the disk, not only with the operating system, before they are acknowledged.
-    /// Without it a power cut may cost the last seconds' uploads; a killed process costs nothing.
+    /// Without it a power cut may cost the uploads of the last seconds; a killed process costs nothing.
     pub sync: bool,
 }
 
@@ -83,13 +83,17 @@ impl Sizes {
 
 impl SledOptions {
     /// The capacity to use for `folder`, which holds `held` bytes already.
-    pub(super) fn capacity(&self, folder: &Path, held: u64) -> Result<u64, StoreError> {
+    pub(super) fn capacity(&self, folder: &Path, held: impl FnOnce() -> u64) -> Result<u64, StoreError> {
         if let Some(capacity) = self.capacity_bytes {
             return Ok(capacity);
         }
-        let disk = rustix::fs::statvfs(folder)
-            .map_err(|error| StoreError::io("ask for free disk space")(error.into()))?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        Ok(CAPACITY_BYTES_DEFAULT.min((free + held) / 100 * FREE_SPACE_PERCENT))
+        Ok(CAPACITY_BYTES_DEFAULT.min((free_bytes(folder)? + held()) / 100 * FREE_SPACE_PERCENT))
     }
+}
+
+/// Bytes that the disk of a folder has left for this process.
+pub(super) fn free_bytes(folder: &Path) -> Result<u64, StoreError> {
+    let disk = rustix::fs::statvfs(folder)
+        .map_err(|error| StoreError::io("ask for free disk space")(error.into()))?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }

@@ -7,8 +7,13 @@ use std::time::Duration;
 
 use wardian_proto::DigestFunction;
 
-use super::index::allocated_below;
+use super::generation::allocated_below;
 use super::*;
+
+mod catch_up;
+mod disk_full;
+mod durable;
+mod model;
 
 const CAPACITY: u64 = CAPACITY_BYTES_MIN;
 
@@ -90,7 +95,7 @@ async fn a_killed_store_keeps_what_it_acknowledged() {
     let value = RecordStore::get(&store, Table::ActionCache, b"k").await.unwrap();
     assert_eq!(value.as_deref(), Some(&b"v"[..]));
     assert_eq!(fs::read_dir(copy.path().join("incoming")).unwrap().count(), 0);
-    assert_eq!(store.check().await.unwrap().damage, Vec::<String>::new());
+    assert_eq!(store.check(|_, _| {}).await.unwrap().damage, Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -109,12 +114,14 @@ async fn a_lost_index_and_a_lost_footer_are_built_again() {
 
 #[tokio::test]
 async fn a_torn_tail_is_missing_and_the_rest_is_served() {
-    let folder = tempfile::tempdir().unwrap();
-    let digests = fill(&open(folder.path()), &[900, 800, 700]).await;
-    let path = segment(folder.path(), "shared");
+    let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(folder.path());
+    let digests = fill(&store, &[900, 800, 700]).await;
+    killed_copy(folder.path(), copy.path());
+    let path = segment(copy.path(), "shared");
     let length = fs::metadata(&path).unwrap().len();
     fs::File::options().write(true).open(&path).unwrap().set_len(length - 10).unwrap();
-    let store = open(folder.path());
+    let store = open(copy.path());
     assert_eq!(store.find_missing(&digests).await.unwrap(), digests[2..]);
     all_read(&store, &digests[..2]).await;
     let again = put(&store, 2, 700).await;
@@ -131,7 +138,7 @@ async fn a_damaged_record_is_found_by_a_check_and_missing_once_it_was_read() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&path, bytes).unwrap();
-    assert_eq!(store.check().await.unwrap().damage.len(), 1);
+    assert_eq!(store.check(|_, _| {}).await.unwrap().damage.len(), 1);
     let read = BlobStore::get(&store, &digest, u64::MAX).await;
     assert!(matches!(read, Err(StoreError::NotFound(_))));
     assert_eq!(store.find_missing(&[digest]).await.unwrap(), [digest]);
