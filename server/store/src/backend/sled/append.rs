@@ -6,8 +6,8 @@
 
 use std::fs;
 use std::io::IoSlice;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
@@ -97,6 +97,11 @@ impl Charge {
         Self { used, bytes }
     }
 
+    /// Takes over what another charge has.
+    pub(super) fn absorb(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Hands bytes over to a segment.
     fn move_to(&mut self, segment: &Segment, bytes: u64) {
         debug_assert!(self.bytes >= bytes, "charged {} of {bytes}", self.bytes);
@@ -114,7 +119,7 @@ impl Drop for Charge {
 /// The end of the store, where records are added.
 #[derive(Default)]
 pub(super) struct Appender {
-    open: Option<Unsealed>,
+    open: Option<Open>,
     /// The number of the next segment. Taken only by a segment that is then there, so that a number that is
     /// missing means a segment that was dropped.
     pub(super) next: u64,
@@ -125,9 +130,16 @@ pub(super) struct Appender {
     unsealed_bytes: u64,
 }
 
-/// A segment without a footer, and the footer it will have.
+/// The segment that is being written.
+struct Open {
+    segment: Arc<Segment>,
+    footer: Footer,
+}
+
+/// A segment without a footer, and the footer it will have. One that is dropped meanwhile is not kept open for
+/// it: the disk has the space back at once.
 pub(super) struct Unsealed {
-    pub(super) segment: Arc<Segment>,
+    pub(super) segment: Weak<Segment>,
     pub(super) footer: Footer,
 }
 
@@ -148,13 +160,13 @@ impl Appender {
     pub(super) fn close_segment(&mut self) {
         if let Some(open) = self.open.take() {
             self.generation_bytes += open.segment.charged.load(Ordering::Relaxed);
-            self.seal_later(open);
+            self.seal_later(&open.segment, open.footer);
         }
     }
 
-    fn seal_later(&mut self, unsealed: Unsealed) {
-        self.unsealed_bytes += unsealed.footer.len();
-        self.unsealed.push(unsealed);
+    fn seal_later(&mut self, segment: &Arc<Segment>, footer: Footer) {
+        self.unsealed_bytes += footer.len();
+        self.unsealed.push(Unsealed { segment: Arc::downgrade(segment), footer });
     }
 
     pub(super) fn take_unsynced(&mut self) -> Unsynced {
@@ -212,7 +224,7 @@ impl Engine {
         Ok(wanted)
     }
 
-    fn room_in(&self, open: &Unsealed) -> u64 {
+    fn room_in(&self, open: &Open) -> u64 {
         self.sizes.segment.saturating_sub(open.segment.records_end() + open.footer.len())
     }
 
@@ -230,7 +242,7 @@ impl Engine {
             charge.move_to(&segment, SEGMENT_OVERHEAD_BYTES);
             self.insert_segment(Arc::clone(&segment));
             self.index.note_segment(segment.id)?;
-            appender.open = Some(Unsealed { segment, footer: Footer::default() });
+            appender.open = Some(Open { segment, footer: Footer::default() });
         }
         Ok(())
     }
@@ -324,14 +336,14 @@ impl Engine {
         self.insert_segment(Arc::clone(&segment));
         let mut footer = Footer::default();
         footer.push(Kind::Blob, key, location.offset, location.payload_len);
-        appender.seal_later(Unsealed { segment, footer });
+        appender.seal_later(&segment, footer);
         self.durable.note_write();
         self.index.note_segment(location.segment)?;
         self.index.insert(key, location)
     }
 }
 
-impl Unsealed {
+impl Open {
     /// Writes items behind the last record, in one piece, and says where they are.
     fn write(&mut self, items: &[Item], charge: &mut Charge) -> Result<Vec<Location>, StoreError> {
         let start = self.segment.records_end();

@@ -84,7 +84,9 @@ impl Engine {
     pub(super) fn start(&self, names: Vec<(u64, Shape, PathBuf)>) -> Result<Pending, StoreError> {
         let mut segments = BTreeMap::new();
         for (id, shape, path) in names {
-            segments.insert(id, Arc::new(Segment::open(id, shape, path)?));
+            let segment = Segment::open(id, shape, path)?;
+            segment.trust_until(0);
+            segments.insert(id, Arc::new(segment));
         }
         let used: u64 = segments.values().map(|segment| segment.charged.load(Ordering::Relaxed)).sum();
         self.index.load()?;
@@ -131,7 +133,10 @@ impl Engine {
             let checkpoint = covered.as_ref().and_then(|(_, checkpoint)| *checkpoint);
             let from = match checkpoint {
                 Some(checkpoint) if id == checkpoint.open => checkpoint.offset,
-                Some(checkpoint) if id < checkpoint.next => continue,
+                Some(checkpoint) if id < checkpoint.next => {
+                    segment.trust_until(u64::MAX);
+                    continue;
+                }
                 _ => 0,
             };
             let charged = segment.charged.load(Ordering::Relaxed);

@@ -174,9 +174,8 @@ impl Engine {
             let mut appender = self.appender();
             (durable.written.load(Ordering::Acquire), appender.take_unsynced())
         };
-        let segments = unsynced.unsealed.iter().map(|unsealed| &unsealed.segment).chain(&unsynced.open);
-        let segments: Vec<_> = segments.cloned().collect();
-        let outcome = durable.flush(&segments);
+        let closed = unsynced.unsealed.iter().filter_map(|unsealed| unsealed.segment.upgrade());
+        let outcome = durable.flush(&closed.chain(unsynced.open).collect::<Vec<_>>());
         durable.passes.fetch_add(1, Ordering::Relaxed);
         let mut state = durable.state();
         match outcome {
@@ -210,6 +209,7 @@ impl Engine {
     }
 
     fn seal(&self, Unsealed { segment, footer }: Unsealed) -> Result<(), StoreError> {
+        let Some(segment) = segment.upgrade() else { return Ok(()) };
         match segment.seal(footer) {
             // Dropped or renamed meanwhile; in the latter case it is sealed under its new name.
             Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),

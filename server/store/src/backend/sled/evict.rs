@@ -55,6 +55,17 @@ impl Engine {
         made
     }
 
+    /// Fails when the store and the disk could not hold a blob of this size whatever is dropped.
+    pub(super) fn can_hold(&self, size: u64) -> Result<(), StoreError> {
+        if size > self.sizes.fill - self.sizes.index {
+            return Err(StoreError::NoSpace("the blob is larger than the store's capacity allows"));
+        }
+        if !self.disk_takes(size)? {
+            return Err(StoreError::NoSpace("the disk is full"));
+        }
+        Ok(())
+    }
+
     /// Whether the disk has room for these bytes.
     pub(super) fn disk_takes(&self, bytes: u64) -> Result<bool, StoreError> {
         Ok(free_bytes(&self.folder)? >= bytes.saturating_add(DISK_FREE_BYTES_MIN))
@@ -83,9 +94,6 @@ impl Engine {
             self.index.measure();
             if let Some(charge) = self.charge(bytes, self.sizes.fill) {
                 return Ok(charge);
-            }
-            if bytes > self.sizes.fill - self.sizes.index {
-                return Err(StoreError::NoSpace("the blob is larger than the store's capacity allows"));
             }
             if self.full_until.load(Ordering::Relaxed) > self.now() {
                 return Err(FULL);

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -15,6 +16,9 @@ use crate::StoreError;
 /// Bytes that are gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
 
+/// Bytes that are charged ahead of what has come: an announced size alone evicts nothing more.
+const CHARGED_AHEAD_BYTES: u64 = 16 << 20;
+
 /// A large upload's file; removed when dropped before it is published.
 pub(super) struct Incoming {
     file: File,
@@ -22,27 +26,46 @@ pub(super) struct Incoming {
     written: u64,
     crc: crc32fast::Hasher,
     pub(super) charge: Charge,
+    /// Bytes of the blob that are charged and still to come, and those that are not charged yet.
+    ahead: u64,
+    uncharged: u64,
+    engine: Arc<Engine>,
 }
 
 impl Incoming {
-    /// Starts the file of a blob of this size; all of its space is charged first.
-    pub(super) fn create(engine: &Engine, key: &[u8], size: u64) -> Result<Self, StoreError> {
-        let charge = engine.reserve(size + SEGMENT_OVERHEAD_BYTES + 2 * 4096 + INDEX_ENTRY_BYTES)?;
+    /// Starts the file of a blob of this size. Space is charged before it is written.
+    pub(super) fn create(engine: Arc<Engine>, key: &[u8], size: u64) -> Result<Self, StoreError> {
+        engine.can_hold(size)?;
+        let ahead = size.min(CHARGED_AHEAD_BYTES);
+        let charge = engine.reserve(ahead + SEGMENT_OVERHEAD_BYTES + 2 * 4096 + INDEX_ENTRY_BYTES)?;
         let path = engine.folder.join("incoming").join(uuid::Uuid::new_v4().simple().to_string());
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(StoreError::io("create upload file"))?;
         // The header is written last.
         let written = SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES + key.len() as u64;
-        Ok(Self { file, path: Some(path), written, crc: crc32fast::Hasher::new(), charge })
+        let (crc, uncharged) = (crc32fast::Hasher::new(), size - ahead);
+        Ok(Self { file, path: Some(path), written, crc, charge, ahead, uncharged, engine })
     }
 
     /// Writes the next bytes of the blob.
     fn write(&mut self, pieces: &[Bytes]) -> Result<(), StoreError> {
         for piece in pieces {
+            self.charge_ahead(piece.len() as u64)?;
             self.file.write_all_at(piece, self.written).map_err(StoreError::io("write upload"))?;
             self.crc.update(piece);
             self.written += piece.len() as u64;
         }
+        Ok(())
+    }
+
+    fn charge_ahead(&mut self, bytes: u64) -> Result<(), StoreError> {
+        if self.ahead < bytes {
+            let more = self.uncharged.min(CHARGED_AHEAD_BYTES.max(bytes));
+            self.charge.absorb(self.engine.reserve(more)?);
+            self.uncharged -= more;
+            self.ahead += more;
+        }
+        self.ahead = self.ahead.saturating_sub(bytes);
         Ok(())
     }
 

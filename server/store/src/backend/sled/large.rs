@@ -69,7 +69,7 @@ impl SledStore {
     async fn write_large(&self, mut upload: Upload) -> Result<(), StoreError> {
         let digest = upload.digest();
         let engine = Arc::clone(&self.engine);
-        let mut writer = Writer::start(move || Incoming::create(&engine, &blob_key(&digest), digest.size()));
+        let mut writer = Writer::start(move || Incoming::create(engine, &blob_key(&digest), digest.size()));
         let verified = loop {
             match upload.next().await? {
                 Step::Data(piece) => writer.push(piece).await?,

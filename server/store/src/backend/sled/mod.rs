@@ -58,7 +58,7 @@ pub use self::check::CheckReport;
 use self::engine::Engine;
 use self::keeper::Keeper;
 use self::large::{Turns, copy_large};
-pub use self::options::{CAPACITY_BYTES_MIN, SledOptions};
+pub use self::options::{CAPACITY_BYTES_MIN, SledOptions, SledTuning};
 use self::record::{blob_key, record_key};
 use self::segment::Use;
 use crate::blob_store::{blocking, distinct_non_empty};
@@ -128,7 +128,20 @@ impl SledStore {
     /// before the index was brought up to date wait for that, 20 seconds at the most; [`indexed`](Self::indexed)
     /// tells when it is done.
     pub fn open(folder: &Path, options: SledOptions) -> Result<Self, StoreError> {
-        let (engine, names) = Engine::open(folder, options)?;
+        Self::open_with(folder, options, None)
+    }
+
+    /// Opens a store with other thresholds than it would choose, to measure them.
+    pub fn open_tuned(folder: &Path, options: SledOptions, tuning: SledTuning) -> Result<Self, StoreError> {
+        Self::open_with(folder, options, Some(tuning))
+    }
+
+    fn open_with(
+        folder: &Path,
+        options: SledOptions,
+        tuning: Option<SledTuning>,
+    ) -> Result<Self, StoreError> {
+        let (engine, names) = Engine::open(folder, options, tuning)?;
         let engine = Arc::new(engine);
         let keeper = Arc::new(Keeper::start(Arc::clone(&engine), names)?);
         Ok(Self { engine, turns: Arc::default(), _keeper: keeper })

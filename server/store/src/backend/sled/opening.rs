@@ -13,13 +13,17 @@ use super::engine::{Counters, Engine};
 use super::generation::allocated_below;
 use super::index::Index;
 use super::keeper::Names;
-use super::options::{Sizes, SledOptions};
+use super::options::{Sizes, SledOptions, SledTuning};
 use crate::StoreError;
 
 impl Engine {
     /// Opens the store in a folder, making it when it is not there. Returns also the segments it has; nothing
     /// is known about them until the [keeper](super::keeper) has started the store.
-    pub(super) fn open(folder: &Path, options: SledOptions) -> Result<(Self, Names), StoreError> {
+    pub(super) fn open(
+        folder: &Path,
+        options: SledOptions,
+        tuning: Option<SledTuning>,
+    ) -> Result<(Self, Names), StoreError> {
         for part in ["segments", "index"] {
             fs::create_dir_all(folder.join(part)).map_err(StoreError::io("create store folder"))?;
         }
@@ -31,7 +35,7 @@ impl Engine {
             }
             _ => fs::create_dir_all(&incoming).map_err(StoreError::io("create upload folder"))?,
         }
-        let sizes = Sizes::of(options.capacity(folder, || allocated_below(folder))?)?;
+        let sizes = Sizes::of(options.capacity(folder, || allocated_below(folder))?, tuning)?;
         let segments = folder.join("segments");
         let names = list(&segments)?;
         let engine = Self {

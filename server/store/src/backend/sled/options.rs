@@ -17,7 +17,7 @@ const FREE_SPACE_PERCENT: u64 = 90;
 /// Largest shared segment.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
-/// Blobs above this size have a segment of their own; smaller ones are held in memory while they arrive.
+/// Largest blob in a shared segment.
 const SHARED_BLOB_BYTES_MAX: u64 = 256 << 10;
 
 /// Least room for the index: a few sled databases, each of which starts with about 1 MiB.
@@ -43,6 +43,23 @@ impl Default for SledOptions {
     }
 }
 
+/// Thresholds that were chosen by measurement; others are for measuring them again.
+#[derive(Clone, Copy, Debug)]
+pub struct SledTuning {
+    /// A shared segment is closed at this size.
+    pub segment_bytes: u64,
+    /// Blobs above this size have a segment of their own; smaller ones are held in memory while they arrive.
+    pub shared_blob_bytes: u64,
+}
+
+impl SledTuning {
+    /// What a store of this capacity uses.
+    pub fn of(capacity_bytes: u64) -> Self {
+        let segment_bytes = (capacity_bytes / 32).min(SEGMENT_BYTES_MAX);
+        Self { segment_bytes, shared_blob_bytes: SHARED_BLOB_BYTES_MAX.min(segment_bytes / 4) }
+    }
+}
+
 /// Sizes that follow from the capacity.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
@@ -63,17 +80,18 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    pub(super) fn of(capacity: u64) -> Result<Self, StoreError> {
+    pub(super) fn of(capacity: u64, tuning: Option<SledTuning>) -> Result<Self, StoreError> {
         if capacity < CAPACITY_BYTES_MIN {
             return Err(StoreError::NoSpace("capacity_bytes is below 32 MiB"));
         }
-        let segment = (capacity / 32).min(SEGMENT_BYTES_MAX);
+        let tuning = tuning.unwrap_or_else(|| SledTuning::of(capacity));
+        let segment = tuning.segment_bytes;
         let index = (capacity / 4).max(INDEX_BYTES_MIN);
         Ok(Self {
             capacity,
-            fill: capacity - 2 * segment,
+            fill: capacity.saturating_sub(2 * segment),
             segment,
-            shared_blob: SHARED_BLOB_BYTES_MAX.min(segment / 4),
+            shared_blob: tuning.shared_blob_bytes,
             index,
             generation_index: index / 6,
             generation_segments: capacity / 4,
