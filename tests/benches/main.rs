@@ -7,6 +7,7 @@ mod action_cache;
 mod bench;
 mod large_blobs;
 mod peer;
+mod raw;
 mod small_blobs;
 mod table;
 
@@ -28,6 +29,9 @@ struct Args {
     /// How often each line is measured on each server; the table shows medians.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// Measure only lines with this in their name; the others of their groups run once, to prepare for them.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// Where the servers keep their data while they are measured; without it the system's temporary folder.
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
@@ -53,7 +57,7 @@ async fn main() -> anyhow::Result<()> {
         None => eprintln!("buildbox-casd is not in PATH: only this server is measured (see --casd)"),
     }
     let wanted = |group| args.groups.is_empty() || args.groups.contains(&group);
-    let mut bench = Bench::new(peers, args.rounds);
+    let mut bench = Bench::new(peers, args.rounds, args.only);
     bench.memory("resident when idle", 40)?;
     if wanted(Group::SmallBlobs) {
         small_blobs::run(&mut bench).await?;
