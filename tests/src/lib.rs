@@ -13,9 +13,9 @@ use bytes::Bytes;
 use wardian_proto::{Digest, DigestFunction};
 
 pub use action::{Built, TestAction};
-pub use ended::{Ended, Following, Refusal};
+pub use ended::{Ended, Following, Refusal, doing};
 pub use guest::{component_of, guest};
-pub use server::{TestServer, code};
+pub use server::{TestServer, code, wardian};
 
 /// How long anything may take before a test gives up on it. Generous: it is for faults, not for timing.
 pub const PATIENCE: Duration = Duration::from_secs(60);
