@@ -1,7 +1,6 @@
-//! What an action costs: `cargo bench --workspace --bench executor [PART OF A ROW'S NAME]`.
-//!
-//! The empty program through the executor alone, then whole actions over gRPC, then clang when its package is
-//! at hand (`wardian demo` fetches it). Times are printed and never asserted on.
+//! What an action costs: the empty program through the executor alone, then whole actions over gRPC, then
+//! clang when its package is at hand (`wardian demo` fetches it). It prints a table of its own: what counts
+//! here is single times, and there is no other server to compare with.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,33 +33,31 @@ const EMPTY: &str = r#"(module (memory (export "memory") 1) (func (export "_star
 
 const HELLO_C: &str = "#include <stdio.h>\nint main(void) { puts(\"hello\"); return 0; }\n";
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    // Cargo passes flags of its own.
-    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    let mut table = Table::new(wanted);
-    alone(&mut table).await?;
-    over_grpc(&mut table).await;
+/// Measures the rows with `only` in their name.
+pub(crate) async fn run(only: &str) -> anyhow::Result<()> {
+    let table = Table::new(only);
+    alone(&table).await?;
+    over_grpc(&table).await;
     match clang_package().await {
-        Some(package) => clang(&mut table, &package).await?,
+        Some(package) => clang(&table, &package).await?,
         None => eprintln!("clang's package is not at hand: run `wardian demo` once"),
     }
     Ok(())
 }
 
 /// Prints rows as they come, those that were asked for.
-struct Table {
-    wanted: String,
+struct Table<'a> {
+    only: &'a str,
 }
 
-impl Table {
-    fn new(wanted: String) -> Self {
+impl<'a> Table<'a> {
+    fn new(only: &'a str) -> Self {
         println!("| what | p50 µs | p99 µs | a second | CPU µs each |\n|---|---:|---:|---:|---:|");
-        Self { wanted }
+        Self { only }
     }
 
     fn wants(&self, row: &str) -> bool {
-        row.contains(&self.wanted)
+        row.contains(self.only)
     }
 
     /// Prints a row of single times, taken within `whole`.
@@ -84,7 +81,7 @@ fn processor_time() -> (Duration, Duration) {
 }
 
 /// The empty program through the executor, without queue, store or network.
-async fn alone(table: &mut Table) -> anyhow::Result<()> {
+async fn alone(table: &Table<'_>) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let (compiled, root) = (folder.path().join("compiled"), folder.path().join("root"));
     std::fs::create_dir(&root)?;
@@ -134,7 +131,7 @@ async fn execute(server: &TestServer, action: &Built) {
 }
 
 /// Executes actions, `in_flight` at a time.
-async fn execute_all(table: &Table, server: &TestServer, row: &str, actions: &[Built], in_flight: usize) {
+async fn execute_all(table: &Table<'_>, server: &TestServer, row: &str, actions: &[Built], in_flight: usize) {
     if !table.wants(row) {
         return;
     }
@@ -161,7 +158,7 @@ async fn upload(server: &TestServer, count: usize, action: impl Fn(&str) -> Test
     actions
 }
 
-async fn over_grpc(table: &mut Table) {
+async fn over_grpc(table: &Table<'_>) {
     let server = TestServer::start().await;
     let module = Bytes::from(wat::parse_str(EMPTY).expect("a module"));
     let wasm = upload(&server, ACTIONS, |n| TestAction::wasm_tool(module.clone(), &[n])).await;
@@ -197,7 +194,7 @@ fn compile(tools: Digest, name: &str) -> TestAction {
         .outputs(&[&output])
 }
 
-async fn clang(table: &mut Table, package: &Package) -> anyhow::Result<()> {
+async fn clang(table: &Table<'_>, package: &Package) -> anyhow::Result<()> {
     for (what, baseline) in [("Winch first", Baseline::All), ("Cranelift only", Baseline::Off)] {
         let cold = format!("clang hello.c, first object, {what}");
         let warm = format!("clang hello.c, warm, {what}");
