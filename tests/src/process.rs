@@ -9,6 +9,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tonic::transport::{Channel, Endpoint};
+use wardian_proto::InstanceName;
+use wardian_store::backend::{GrpcStore, GrpcStoreLimits};
 
 /// How many clock ticks a second has in /proc: the same on every Linux.
 const TICKS_PER_SECOND: u32 = 100;
@@ -113,6 +116,22 @@ impl ServerProcess {
             anyhow::bail!("the server did not start: it said {line:?}");
         };
         Ok(Self { address: address.parse()?, process, _stdout: stdout })
+    }
+
+    /// A new connection.
+    pub async fn channel(&self) -> Channel {
+        let endpoint =
+            Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
+        endpoint.connect().await.expect("the server accepts connections")
+    }
+
+    /// The CAS as a store, over a new connection, without retries. Batches carry up to `batch_bytes_max`;
+    /// with 0 every blob goes through ByteStream.
+    pub async fn store(&self, batch_bytes_max: u64) -> GrpcStore {
+        let limits = GrpcStoreLimits::default();
+        let batch_bytes_max = batch_bytes_max.min(limits.batch_bytes_max);
+        let limits = GrpcStoreLimits { batch_bytes_max, attempts_max: 1, ..limits };
+        GrpcStore::new(self.channel().await, InstanceName::default(), limits)
     }
 }
 
