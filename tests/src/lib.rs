@@ -16,10 +16,10 @@ use wardian_proto::{Digest, DigestFunction};
 
 pub use action::{Built, TestAction};
 pub use blob::{Blob, Random, random};
-pub use ended::{Ended, Following, Refusal};
+pub use ended::{Ended, Following, Refusal, doing};
 pub use guest::{component_of, guest};
 pub use process::{Memory, Process, ServerProcess, allocated_below};
-pub use server::{TestServer, code};
+pub use server::{TestServer, code, wardian};
 
 /// How long anything may take before a test gives up on it. Generous: it is for faults, not for timing.
 pub const PATIENCE: Duration = Duration::from_secs(60);
