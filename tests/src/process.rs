@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
 use tonic::transport::{Channel, Endpoint};
 use wardian_proto::InstanceName;
 use wardian_store::backend::{GrpcStore, GrpcStoreLimits};
@@ -48,6 +49,27 @@ impl Process {
             None => Ok(()),
             Some(status) => anyhow::bail!("the process has ended: {status}"),
         }
+    }
+
+    /// Does something while all threads of the process stand still.
+    pub fn while_stopped<T>(&self, work: impl FnOnce() -> T) -> T {
+        let pid = Pid::from_child(&self.0);
+        kill_process(pid, Signal::STOP).expect("a child can be stopped");
+        while !self.stands_still() {
+            std::thread::yield_now();
+        }
+        let done = work();
+        kill_process(pid, Signal::CONT).expect("a child can go on");
+        done
+    }
+
+    /// Whether each thread is stopped, or gone with its process.
+    fn stands_still(&self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.0.id())) else { return true };
+        threads.flatten().all(|thread| {
+            let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else { return true };
+            stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with(['T', 'Z', 'X']))
+        })
     }
 
     /// What it holds in memory now.

@@ -18,8 +18,7 @@ use damage::Damage;
 use ledger::Ledger;
 use load::Load;
 
-/// The server to kill.
-const SERVER: &str = env!("CARGO_BIN_EXE_wardian-under-test");
+use crate::SERVER;
 
 const CRASHES_DEFAULT: u32 = 50;
 

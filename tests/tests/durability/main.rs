@@ -2,4 +2,9 @@
 //!
 //! The servers are processes of their own. A binary of its own too: these tests load the machine.
 
+mod bound;
 mod crash;
+mod full_disk;
+
+/// The server that is started.
+const SERVER: &str = env!("CARGO_BIN_EXE_wardian-under-test");
