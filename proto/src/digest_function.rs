@@ -1,5 +1,7 @@
 //! Digest functions, and the sets of them that instances offer.
 
+use std::fmt;
+
 use crate::{Digest, DigestError, Hasher, reapi};
 
 /// A digest function that this server can compute.
@@ -104,7 +106,22 @@ impl DigestFunction {
     }
 }
 
-/// The digest functions that an instance offers: at least one, the preferred one first.
+/// Why functions cannot be offered together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DigestFunctionsError {
+    /// There is none.
+    #[error("names no digest function")]
+    Empty,
+    /// There is one twice.
+    #[error("names {} twice", .0.wire().as_str_name())]
+    Repeated(DigestFunction),
+    /// Resource names and unset fields would mean either.
+    #[error("names MD5 and MURMUR3: their hashes have the same length, and nothing tells them apart")]
+    Ambiguous,
+}
+
+/// The digest functions that an instance offers, the preferred one first. A hash's length, or the name that comes
+/// with it, tells which of them is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DigestFunctions(Vec<DigestFunction>);
 
@@ -115,15 +132,24 @@ impl DigestFunctions {
         Self(vec![Sha256, Sha384, Sha512, Sha256Tree, Blake3])
     }
 
-    /// Every function there is.
-    pub fn all() -> Self {
-        Self(DigestFunction::ALL.to_vec())
+    /// Every function but MURMUR3, which looks like MD5.
+    pub fn all_but_murmur3() -> Self {
+        Self(DigestFunction::ALL.iter().copied().filter(|f| *f != DigestFunction::Murmur3).collect())
     }
 
-    /// A set in order of preference; `None` when it is empty or names a function twice.
-    pub fn new(functions: Vec<DigestFunction>) -> Option<Self> {
-        let repeated = functions.iter().enumerate().any(|(at, function)| functions[..at].contains(function));
-        (!functions.is_empty() && !repeated).then_some(Self(functions))
+    /// A set in order of preference.
+    pub fn new(functions: Vec<DigestFunction>) -> Result<Self, DigestFunctionsError> {
+        if functions.is_empty() {
+            return Err(DigestFunctionsError::Empty);
+        }
+        let mut earlier = functions.iter().enumerate();
+        if let Some((_, repeated)) = earlier.find(|(at, function)| functions[..*at].contains(function)) {
+            return Err(DigestFunctionsError::Repeated(*repeated));
+        }
+        if functions.contains(&DigestFunction::Md5) && functions.contains(&DigestFunction::Murmur3) {
+            return Err(DigestFunctionsError::Ambiguous);
+        }
+        Ok(Self(functions))
     }
 
     /// The functions, the preferred one first.
@@ -133,8 +159,8 @@ impl DigestFunctions {
 
     /// The function meant by a request's `digest_function` field.
     ///
-    /// Unset means the function whose hashes have the length of `hash`, among those that need not be named
-    /// (MD5 and MURMUR3 have equal lengths: the one offered first). Without a hash it is the first on offer.
+    /// Unset means the function whose hashes have the length of `hash`, among those that need not be named.
+    /// Without a hash it is the first on offer.
     pub fn resolve(&self, value: i32, hash: Option<&str>) -> Result<DigestFunction, DigestError> {
         use reapi::digest_function::Value;
         let value = Value::try_from(value).map_err(|_| self.not_offered(format!("number {value}")))?;
@@ -151,7 +177,7 @@ impl DigestFunctions {
         self.iter().find(fits).ok_or_else(|| DigestError::HashLength {
             // A hostile "hash" can be megabytes long; the message need not be.
             hash: hash.chars().take(DigestError::HASH_CHARS_SHOWN).collect(),
-            offered: self.names(),
+            offered: self.to_string(),
         })
     }
 
@@ -162,12 +188,15 @@ impl DigestFunctions {
     }
 
     fn not_offered(&self, function: String) -> DigestError {
-        DigestError::FunctionNotOffered { function, offered: self.names() }
+        DigestError::FunctionNotOffered { function, offered: self.to_string() }
     }
+}
 
-    fn names(&self) -> String {
+/// Lists the names that the protocol gives the functions.
+impl fmt::Display for DigestFunctions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.iter().map(|function| function.wire().as_str_name()).collect();
-        names.join(", ")
+        f.write_str(&names.join(", "))
     }
 }
 
@@ -187,12 +216,11 @@ mod tests {
     #[test]
     fn an_unset_function_is_told_by_the_hash() {
         use DigestFunction::*;
-        let all = DigestFunctions::all();
+        let all = DigestFunctions::all_but_murmur3();
         for (digits, function) in [(32, Md5), (40, Sha1), (64, Sha256), (96, Sha384), (128, Sha512)] {
             infers(&all, digits, Some(function));
         }
         infers(&all, 66, None);
-        infers(&offered(&[Murmur3, Md5]), 32, Some(Murmur3));
         infers(&offered(&[Murmur3]), 32, Some(Murmur3));
         // These are never meant by an unset field.
         infers(&offered(&[Blake3, Sha256Tree]), 64, None);
@@ -213,8 +241,10 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_neither_empty_nor_repeats() {
-        assert_eq!(DigestFunctions::new(vec![]), None);
-        assert_eq!(DigestFunctions::new(vec![DigestFunction::Md5; 2]), None);
+    fn sets_that_tell_nothing_apart_are_refused() {
+        use DigestFunction::{Md5, Murmur3};
+        assert_eq!(DigestFunctions::new(vec![]), Err(DigestFunctionsError::Empty));
+        assert_eq!(DigestFunctions::new(vec![Md5; 2]), Err(DigestFunctionsError::Repeated(Md5)));
+        assert_eq!(DigestFunctions::new(vec![Murmur3, Md5]), Err(DigestFunctionsError::Ambiguous));
     }
 }

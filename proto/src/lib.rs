@@ -12,7 +12,7 @@ mod rel_path;
 mod resource_name;
 
 pub use digest::{Digest, DigestError, SIZE_BYTES_MAX};
-pub use digest_function::{DigestFunction, DigestFunctions};
+pub use digest_function::{DigestFunction, DigestFunctions, DigestFunctionsError};
 pub use directory::{Directory, DirectoryEntry, DirectoryError, FileEntry, SymlinkEntry};
 pub use hash::Hasher;
 pub use instance_name::{InstanceName, InstanceNameError};

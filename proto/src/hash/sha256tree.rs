@@ -9,16 +9,8 @@ const LEAF_BYTES: usize = 1024;
 
 /// Where the compression of two children starts: the fractional bits of the square roots of the ninth to the
 /// sixteenth prime.
-const PARENT_STATE: [u32; 8] = [
-    0xcbbb_9d5d,
-    0x629a_292a,
-    0x9159_015a,
-    0x152f_ecd8,
-    0x6733_2667,
-    0x8eb4_4a87,
-    0xdb0c_2e0d,
-    0x47b5_481d,
-];
+const PARENT_STATE: [u32; 8] =
+    [0xcbbb_9d5d, 0x629a_292a, 0x9159_015a, 0x152f_ecd8, 0x6733_2667, 0x8eb4_4a87, 0xdb0c_2e0d, 0x47b5_481d];
 
 type Node = [u8; 32];
 
@@ -100,7 +92,8 @@ mod tests {
     fn up_to_one_leaf_it_is_plain_sha256() {
         for length in [0, 1, 1023, 1024] {
             let data = vec![7; length];
-            let (tree, plain) = (DigestFunction::Sha256Tree.digest(&data), DigestFunction::Sha256.digest(&data));
+            let (tree, plain) =
+                (DigestFunction::Sha256Tree.digest(&data), DigestFunction::Sha256.digest(&data));
             assert_eq!(tree.hash_hex(), plain.hash_hex());
             assert_ne!(tree, plain);
         }

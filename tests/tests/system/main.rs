@@ -5,7 +5,9 @@
 mod action_cache;
 mod byte_stream;
 mod cas;
+mod compression;
 mod conformance;
+mod digest_functions;
 mod execution;
 mod hostile;
 mod inputs;
