@@ -191,7 +191,7 @@ async fn batches_mix_encodings() {
         let responses = server.cas().batch_read_blobs(request).await.unwrap().into_inner().responses;
         for (response, data) in responses.iter().zip(&blobs) {
             assert_eq!(response.compressor, wire(compressor));
-            assert!(decode(compressor, &response.data) == data, "{compressor:?}");
+            assert!(decode(compressor, &response.data) == *data, "{compressor:?}");
         }
     }
 }
