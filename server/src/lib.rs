@@ -6,5 +6,6 @@ pub mod app;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod instance;
 mod services;
 mod web;
