@@ -5,7 +5,10 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use wardian_proto::{Digest, DigestFunction, Directory, ReadName, WriteName, reapi};
+use wardian_proto::{
+    Digest, DigestFunction, DigestFunctions, Directory, InstanceName, ReadName, ResourceNameError, WriteName,
+    reapi,
+};
 
 use crate::action_cache::files_of_tree;
 use crate::backend::fuzzing as segments;
@@ -41,13 +44,25 @@ const FUNCTION: DigestFunction = DigestFunction::Sha256;
 
 /// A name that is taken is written as one that means the same.
 fn read_name(input: &[u8]) {
-    let Ok(Ok(name)) = std::str::from_utf8(input).map(ReadName::parse) else { return };
-    assert_eq!(ReadName::parse(&name.to_string()), Ok(name));
+    let Ok(Ok(name)) = std::str::from_utf8(input).map(parse_read) else { return };
+    assert_eq!(parse_read(&name.to_string()), Ok(name));
 }
 
 fn write_name(input: &[u8]) {
-    let Ok(Ok(name)) = std::str::from_utf8(input).map(WriteName::parse) else { return };
-    assert_eq!(WriteName::parse(&name.to_string()), Ok(name));
+    let Ok(Ok(name)) = std::str::from_utf8(input).map(parse_write) else { return };
+    assert_eq!(parse_write(&name.to_string()), Ok(name));
+}
+
+fn parse_read(name: &str) -> Result<ReadName, ResourceNameError> {
+    ReadName::parse(name, all_functions)
+}
+
+fn parse_write(name: &str) -> Result<WriteName, ResourceNameError> {
+    WriteName::parse(name, all_functions)
+}
+
+fn all_functions(_: &InstanceName) -> DigestFunctions {
+    DigestFunctions::all_but_murmur3()
 }
 
 /// The names in a Directory that is taken are single segments, each of them once.
@@ -84,7 +99,7 @@ fn read_names() -> Vec<Vec<u8>> {
     let names = [
         format!("blobs/{digest}"),
         format!("main/blobs/{digest}"),
-        format!("a/b/compressed-blobs/zstd/{digest}"),
+        format!("a/b/compressed-blobs/zstd/blake3/{digest}"),
     ];
     names.map(String::into_bytes).into()
 }
@@ -150,8 +165,8 @@ mod tests {
     #[test]
     fn good_inputs_are_good() {
         let taken = |name: &str, input: &[u8]| match name {
-            "read_name" => ReadName::parse(std::str::from_utf8(input).unwrap()).is_ok(),
-            "write_name" => WriteName::parse(std::str::from_utf8(input).unwrap()).is_ok(),
+            "read_name" => parse_read(std::str::from_utf8(input).unwrap()).is_ok(),
+            "write_name" => parse_write(std::str::from_utf8(input).unwrap()).is_ok(),
             "directory" => Directory::decode(FUNCTION, input).is_ok(),
             "tree" => files_of_tree(FUNCTION, Bytes::copy_from_slice(input)).is_some(),
             // These have tests of their own.
