@@ -77,6 +77,7 @@ async fn one_folder(room: Room, crashes: u32, random: &mut Random) {
         drop(server);
         let damage = Damage::random(random);
         eprintln!("{room:?}, crash {crash} after {} uploads, {damage:?}", load.uploads);
+        ledger.lost_part_of_index |= damage == Damage::IndexCut;
         damage.inflict(&folder.path().join("data/store"), random);
     }
     let server = start(&folder, room);
