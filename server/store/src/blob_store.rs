@@ -1,6 +1,8 @@
 //! The contract of a content-addressable storage.
 
+use std::any::Any;
 use std::io::Write as _;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -36,17 +38,41 @@ impl ByteRange {
     }
 }
 
+/// Keeps blobs from being evicted until it is dropped. Dropping it never blocks.
+#[must_use = "the blobs may be evicted as soon as this is dropped"]
+#[derive(Default)]
+pub struct Pin {
+    _guard: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl Pin {
+    /// A pin that lasts as long as `guard` is not dropped. The default pin is for stores that never evict.
+    pub fn new(guard: impl Send + Sync + 'static) -> Self {
+        Self { _guard: Some(Box::new(guard)) }
+    }
+}
+
 /// Content-addressable storage.
 ///
 /// Rules that every implementation keeps, and that the conformance suite checks:
 /// - a blob is visible only after all of its bytes were verified;
 /// - a digest with the right hash and a wrong size names nothing;
 /// - the empty blob is always there;
-/// - what [`find_missing`](Self::find_missing) leaves out can be read at that moment.
+/// - what [`find_missing`](Self::find_missing) leaves out can be read at that moment, and for
+///   [`lease`](Self::lease) after it;
+/// - what [`pin`](Self::pin) does not report missing can be read for as long as the pin lives.
 #[async_trait]
 pub trait BlobStore: Send + Sync + 'static {
     /// Returns the digests that are not stored, each once, in the order asked.
     async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError>;
+
+    /// How long a blob that `find_missing` left out stays: zero when it is promised for that moment only,
+    /// [`Duration::MAX`] when nothing is ever evicted.
+    fn lease(&self) -> Duration;
+
+    /// Keeps blobs until the pin is dropped. Returns those that are not stored, like `find_missing`; of them
+    /// the pin promises nothing.
+    async fn pin(&self, digests: &[Digest]) -> Result<(Pin, Vec<Digest>), StoreError>;
 
     /// Stores a blob. Storing what is stored already succeeds; the bytes sent must match all the same.
     async fn put(&self, upload: Upload) -> Result<(), StoreError>;

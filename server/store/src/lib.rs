@@ -16,7 +16,7 @@ pub mod tree;
 pub mod tree_builder;
 mod upload;
 
-pub use blob_store::{BlobStore, BlobStream, ByteRange, READ_CHUNK_BYTES, collect};
+pub use blob_store::{BlobStore, BlobStream, ByteRange, Pin, READ_CHUNK_BYTES, collect};
 pub use error::StoreError;
 pub use record_store::{RecordStore, Table};
 pub use upload::{Step, Upload, Verified};

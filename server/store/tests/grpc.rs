@@ -3,6 +3,7 @@
 mod fake_cas;
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fake_cas::{LIMITS, Manner, Running, channel, instance, serve};
@@ -192,4 +193,21 @@ async fn batches_are_split_to_fit_and_keep_their_order() {
     let before = running.1.calls.load(Ordering::SeqCst);
     assert_eq!(store.find_missing(&asked).await.unwrap(), [blob(77).0]);
     assert_eq!(running.1.calls.load(Ordering::SeqCst) - before, 4, "10 distinct digests in threes");
+}
+
+#[tokio::test]
+async fn what_is_pinned_is_asked_for_again() {
+    let leased = GrpcStoreLimits { lease: Duration::from_millis(30), ..LIMITS };
+    let (store, running) = serve(Manner::Strict, leased).await;
+    let (digest, data) = blob(1000);
+    store.put(Upload::bytes(digest, data)).await.unwrap();
+    let (pin, missing) = store.pin(&[digest, blob(1001).0]).await.unwrap();
+    let (again, _) = store.pin(&[digest]).await.unwrap();
+    assert_eq!(missing, [blob(1001).0]);
+    drop(pin);
+    let before = running.1.calls.load(Ordering::SeqCst);
+    while running.1.calls.load(Ordering::SeqCst) < before + 10 {
+        tokio::task::yield_now().await;
+    }
+    drop(again);
 }

@@ -37,6 +37,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -51,7 +52,7 @@ pub use self::recover::CheckReport;
 use self::segment::{Use, read_piece};
 use crate::blob_store::{blocking, distinct_non_empty};
 use crate::{
-    BlobStore, BlobStream, ByteRange, READ_CHUNK_BYTES, RecordStore, Step, StoreError, Table, Upload,
+    BlobStore, BlobStream, ByteRange, Pin, READ_CHUNK_BYTES, RecordStore, Step, StoreError, Table, Upload,
     Verified,
 };
 
@@ -86,12 +87,12 @@ pub struct SledStats {
 }
 
 /// Keeps blobs from being evicted until it is dropped.
-pub struct Pin {
+struct PinnedKeys {
     engine: Arc<Engine>,
     keys: Vec<Vec<u8>>,
 }
 
-impl Drop for Pin {
+impl Drop for PinnedKeys {
     fn drop(&mut self) {
         self.engine.unpin(&self.keys);
     }
@@ -119,16 +120,6 @@ impl SledStore {
     /// Writes everything that was acknowledged to the disk.
     pub async fn flush(&self) -> Result<(), StoreError> {
         self.run(Engine::flush).await
-    }
-
-    /// Pins blobs, and returns those that are not stored. The others stay until the pin is dropped.
-    pub async fn pin(&self, digests: &[Digest]) -> Result<(Pin, Vec<Digest>), StoreError> {
-        let keys: Vec<_> = distinct_non_empty(digests).iter().map(blob_key).collect();
-        self.engine.pin(&keys);
-        let pin = Pin { engine: Arc::clone(&self.engine), keys };
-        // After the pin: eviction then either sees it, or has dropped the blob and it is reported.
-        let missing = self.find_missing(digests).await?;
-        Ok((pin, missing))
     }
 
     /// The state of the store in numbers.
@@ -244,6 +235,19 @@ impl BlobStore for SledStore {
             Ok(missing)
         })
         .await
+    }
+
+    fn lease(&self) -> Duration {
+        self.engine.options.lease
+    }
+
+    async fn pin(&self, digests: &[Digest]) -> Result<(Pin, Vec<Digest>), StoreError> {
+        let keys: Vec<_> = distinct_non_empty(digests).iter().map(blob_key).collect();
+        self.engine.pin(&keys);
+        let pin = Pin::new(PinnedKeys { engine: Arc::clone(&self.engine), keys });
+        // After the pin: eviction then either sees it, or has dropped the blob and it is reported.
+        let missing = self.find_missing(digests).await?;
+        Ok((pin, missing))
     }
 
     async fn put(&self, upload: Upload) -> Result<(), StoreError> {
