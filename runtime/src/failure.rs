@@ -92,13 +92,14 @@ impl From<StoreError> for Failure {
             | StoreError::TreeLimit { .. }
             | StoreError::TooLarge { .. }
             | StoreError::OutOfRange { .. } => Self::InvalidArgument(text),
-            StoreError::NoSpace(_) => Self::ResourceExhausted(text),
+            StoreError::NoSpace(_) | StoreError::TooManyPins(_) => Self::ResourceExhausted(text),
             StoreError::Mismatch { .. }
             | StoreError::Overrun(_)
             | StoreError::Source(_)
             | StoreError::Remote(_)
             | StoreError::Io { .. }
             | StoreError::Database(_)
+            | StoreError::ReadOnly
             | StoreError::Damaged(_) => Self::Internal(text),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -88,30 +89,83 @@ pub trait BlobStore: Send + Sync + 'static {
 
     /// Reads one blob of at most `size_max` bytes into memory.
     async fn get(&self, digest: &Digest, size_max: u64) -> Result<Bytes, StoreError> {
-        if digest.size() > size_max {
-            return Err(StoreError::TooLarge {
-                digest: *digest,
-                limit_name: "in-memory blob",
-                limit: size_max,
-            });
-        }
-        collect(self.read(digest, ByteRange::default()).await?).await
+        get(self, digest, size_max).await
     }
 
     /// Writes a blob into an open file, from the file's present position.
     async fn copy_to(&self, digest: &Digest, file: std::fs::File) -> Result<(), StoreError> {
-        let mut pieces = self.read(digest, ByteRange::default()).await?;
-        let mut file = file;
-        while let Some(piece) = pieces.next().await {
-            let piece = piece?;
-            file = blocking(move || {
-                file.write_all(&piece).map_err(StoreError::io("write blob to file"))?;
-                Ok(file)
-            })
-            .await?;
-        }
-        Ok(())
+        copy_to(self, digest, file).await
     }
+}
+
+/// Whoever shares a store has it.
+#[async_trait]
+impl<S: BlobStore + ?Sized> BlobStore for Arc<S> {
+    async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        (**self).find_missing(digests).await
+    }
+
+    fn lease(&self) -> Duration {
+        (**self).lease()
+    }
+
+    async fn pin(&self, digests: &[Digest]) -> Result<(Pin, Vec<Digest>), StoreError> {
+        (**self).pin(digests).await
+    }
+
+    async fn put(&self, upload: Upload) -> Result<(), StoreError> {
+        (**self).put(upload).await
+    }
+
+    async fn put_batch(&self, uploads: Vec<Upload>) -> Vec<Result<(), StoreError>> {
+        (**self).put_batch(uploads).await
+    }
+
+    async fn read(&self, digest: &Digest, range: ByteRange) -> Result<BlobStream, StoreError> {
+        (**self).read(digest, range).await
+    }
+
+    async fn get_batch(&self, digests: &[Digest]) -> Vec<Result<Bytes, StoreError>> {
+        (**self).get_batch(digests).await
+    }
+
+    async fn get(&self, digest: &Digest, size_max: u64) -> Result<Bytes, StoreError> {
+        (**self).get(digest, size_max).await
+    }
+
+    async fn copy_to(&self, digest: &Digest, file: std::fs::File) -> Result<(), StoreError> {
+        (**self).copy_to(digest, file).await
+    }
+}
+
+/// Reads one blob into memory, from whatever store.
+pub(crate) async fn get<S: BlobStore + ?Sized>(
+    store: &S,
+    digest: &Digest,
+    size_max: u64,
+) -> Result<Bytes, StoreError> {
+    if digest.size() > size_max {
+        return Err(StoreError::TooLarge { digest: *digest, limit_name: "in-memory blob", limit: size_max });
+    }
+    collect(store.read(digest, ByteRange::default()).await?).await
+}
+
+/// Writes a blob into an open file, from whatever store.
+pub(crate) async fn copy_to<S: BlobStore + ?Sized>(
+    store: &S,
+    digest: &Digest,
+    mut file: std::fs::File,
+) -> Result<(), StoreError> {
+    let mut pieces = store.read(digest, ByteRange::default()).await?;
+    while let Some(piece) = pieces.next().await {
+        let piece = piece?;
+        file = blocking(move || {
+            file.write_all(&piece).map_err(StoreError::io("write blob to file"))?;
+            Ok(file)
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Reads a stream to its end.

@@ -11,6 +11,8 @@ mod blob_store;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
+pub mod layers;
+mod recent;
 mod record_store;
 pub mod tree;
 pub mod tree_builder;

@@ -10,14 +10,26 @@ use fake_cas::{LIMITS, Manner, Running, channel, instance, serve};
 use futures::StreamExt;
 use tonic::{Code, Status};
 use wardian_proto::{Digest, DigestFunction};
-use wardian_store::backend::{GrpcStore, GrpcStoreLimits};
+use wardian_store::backend::{GrpcStore, GrpcStoreLimits, MemoryStore};
+use wardian_store::layers::{Existence, Tiered};
 use wardian_store::{BlobStore, ByteRange, StoreError, Upload, collect};
+
+/// A lease that no test outlives.
+const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Limits under which almost every blob goes through ByteStream.
 const STREAMED: GrpcStoreLimits = GrpcStoreLimits { batch_bytes_max: 2, ..LIMITS };
 
 wardian_store::blob_conformance!(in_batches, serve(Manner::Strict, LIMITS));
 wardian_store::blob_conformance!(in_streams, serve(Manner::Strict, STREAMED));
+
+/// What a server keeps that uses another one as its store.
+async fn near_and_far() -> (Tiered<MemoryStore, Existence<GrpcStore>>, Running) {
+    let (store, running) = serve(Manner::Strict, GrpcStoreLimits { lease: A_WEEK, ..LIMITS }).await;
+    (Tiered::new(MemoryStore::new(64 << 20), Existence::new(store)), running)
+}
+
+wardian_store::blob_conformance!(near_and_far, near_and_far());
 
 fn blob(size: usize) -> (Digest, Bytes) {
     let data: Vec<u8> = (0..size).map(|i| (i % 241) as u8).collect();

@@ -34,6 +34,15 @@ impl MemoryStore {
         Self { inner: Mutex::default(), bytes_max }
     }
 
+    /// Takes a blob away, as a store that evicts would do.
+    #[cfg(test)]
+    pub(crate) fn evict(&self, digest: &Digest) {
+        let mut inner = self.lock();
+        if inner.blobs.remove(digest).is_some() {
+            inner.bytes -= digest.size();
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().expect("no code that holds this lock panics")
     }
