@@ -16,6 +16,7 @@ use wardian_runtime::{DRAIN_TIME_MAX, Worker, WorkerConfig};
 use wardian_scheduler::LocalQueue;
 use wardian_store::action_cache::ActionCache;
 use wardian_store::backend::SledStore;
+use wardian_store::tree_pins::{TreePinLimits, TreePins};
 
 use crate::config::Config;
 use crate::services::{Context, SERVED, routes};
@@ -76,7 +77,9 @@ impl Server {
             limits: config.worker.limits.clone(),
         };
         let worker = Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?.start().await;
+        let pin_limits = TreePinLimits { tree: config.worker.limits.tree, ..config.pins };
         let context = Arc::new(Context {
+            tree_pins: TreePins::new(blobs.clone(), pin_limits),
             blobs,
             action_cache,
             queue: queue.clone(),

@@ -10,6 +10,7 @@ use wardian_proto::InstanceName;
 use wardian_runtime::Limits;
 use wardian_scheduler::SchedulerLimits;
 use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
+use wardian_store::tree_pins::TreePinLimits;
 
 /// The file that `config print` writes: every key with its default.
 pub const EXAMPLE: &str = include_str!("../wardian.example.toml");
@@ -29,6 +30,8 @@ pub struct Config {
     pub requests: RequestLimits,
     /// Size and promises of the store.
     pub store: SledOptions,
+    /// Limits on the inputs of actions that wait or run.
+    pub pins: TreePinLimits,
     /// Limits of the queue.
     pub scheduler: SchedulerLimits,
     /// The worker inside the server.
@@ -74,6 +77,7 @@ impl Default for Config {
                 upload_idle_max: Duration::from_secs(120),
             },
             store: SledOptions::default(),
+            pins: TreePinLimits::default(),
             scheduler: SchedulerLimits::default(),
             worker: WorkerSettings {
                 name: "local".into(),
@@ -156,6 +160,8 @@ impl Config {
         root.section("scheduler", |section| {
             let scheduler = &mut config.scheduler;
             section.count("queued_runs_max", &mut scheduler.queued_runs_max);
+            section.count("pinned_blobs_max", &mut config.pins.pinned_blobs_max);
+            section.number("tree_cache_bytes_max", 1, u64::MAX, &mut config.pins.cache_bytes_max);
             section.count("live_operations_max", &mut scheduler.live_operations_max);
             section.count("completed_kept_max", &mut scheduler.completed_kept_max);
             section.count("completed_bytes_max", &mut scheduler.completed_bytes_max);

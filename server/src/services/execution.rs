@@ -62,6 +62,8 @@ impl reapi::execution_server::Execution for Execution {
         {
             return Ok(Response::new(self.cached(&instance, action_digest, result, hints).await));
         }
+        // Before the action waits for anything: what is there now is there when a worker wants it.
+        let inputs = self.0.pin_inputs(action_digest, &action).await?;
         let platform = action::read_platform(blobs, &action, &action_digest, limits)
             .await
             .map_err(|f| failure_status(&f))?;
@@ -72,7 +74,7 @@ impl reapi::execution_server::Execution for Execution {
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
             do_not_cache: action.do_not_cache,
         };
-        let operation = self.0.queue.submit(job).map_err(submit_status)?;
+        let operation = self.0.queue.submit(job, Some(inputs)).map_err(submit_status)?;
         Ok(Response::new(follow(Arc::clone(&self.0), operation, hints)))
     }
 

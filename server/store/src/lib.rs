@@ -16,6 +16,7 @@ mod recent;
 mod record_store;
 pub mod tree;
 pub mod tree_builder;
+pub mod tree_pins;
 mod upload;
 
 pub use blob_store::{BlobStore, BlobStream, ByteRange, Pin, READ_CHUNK_BYTES, collect};
