@@ -6,5 +6,8 @@ pub mod app;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod metrics;
 mod services;
+pub mod stats;
+mod stores;
 mod web;

@@ -34,7 +34,7 @@ const REPLY_BYTES_MAX: usize = (4 << 20) - 64 * 1024;
 /// What every service works on.
 pub(crate) struct Context {
     pub(crate) blobs: Arc<dyn BlobStore>,
-    pub(crate) tree_pins: TreePins,
+    pub(crate) tree_pins: Arc<TreePins>,
     pub(crate) action_cache: ActionCache,
     pub(crate) queue: LocalQueue,
     pub(crate) instances: Vec<InstanceName>,
