@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use tonic::Status;
 use wardian_proto::{Digest, reapi};
 use wardian_runtime::{Failure, action};
 use wardian_scheduler::Held;
 use wardian_store::tree_pins::{PinnedTree, TreePin};
 use wardian_store::{BlobStore as _, Pin};
 
-use super::{Context, failure_status};
+use super::Context;
 
 /// Keeps an action's blobs until it is dropped.
 struct PinnedInputs {
@@ -19,12 +18,8 @@ struct PinnedInputs {
 
 impl Context {
     /// Pins an Action, its Command and its whole input root. Every blob that is missing is named in the
-    /// status.
-    pub(super) async fn pin_inputs(&self, digest: Digest, action: &reapi::Action) -> Result<Held, Status> {
-        self.pin(digest, action).await.map_err(|failure| failure_status(&failure))
-    }
-
-    async fn pin(&self, digest: Digest, action: &reapi::Action) -> Result<Held, Failure> {
+    /// failure.
+    pub(super) async fn pin_inputs(&self, digest: Digest, action: &reapi::Action) -> Result<Held, Failure> {
         let (command, root) = action::inputs(action, &digest)?;
         let (messages, mut missing) = self.blobs.pin(&[digest, command]).await?;
         match self.tree_pins.pin(root).await? {

@@ -70,17 +70,24 @@ async fn queued_actions_keep_their_inputs_through_any_traffic() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_inputs_are_refused_by_the_call_and_nothing_is_queued() {
+async fn missing_inputs_are_named_before_anything_is_queued() {
     let server = small_server().await;
+    let go = server.folder().join("go");
+    let blocker = TestAction::sh("until [ -e \"$1\" ]; do sleep 0.02; done", &[&go]);
+    let mut running = server.begin(blocker).await;
+    running.until_stage(Stage::Executing).await;
+
+    // The only slot is taken, so the answer cannot come from the worker.
     let built = TestAction::new(&["cat", "a"]).file("a", "content").build();
     let messages: Vec<_> = built.blobs.iter().filter(|(d, _)| *d == built.action).cloned().collect();
     server.put_all(&messages).await;
-    let refused = server.follow(built.request()).await.err().expect("the call fails");
-    assert_eq!(refused.code(), Code::FailedPrecondition);
-    let refusal = wardian_tests::Refusal::of_call(&refused);
+    let refusal = soon("the refusal", server.refusal_of(&built)).await;
+    assert_eq!(refusal.code, Code::FailedPrecondition);
     let mut expected = vec![format!("blobs/{}", built.command), format!("blobs/{}", built.input_root)];
     expected.sort();
     assert_eq!(refusal.missing, expected);
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(running.ended().await.unwrap().code(), Code::Ok);
     server.put_all(&built.blobs).await;
     assert_eq!(server.execute(&built).await.code(), Code::Ok);
 }
