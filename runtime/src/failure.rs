@@ -91,6 +91,7 @@ impl From<StoreError> for Failure {
             StoreError::Directory { .. }
             | StoreError::TreeLimit { .. }
             | StoreError::TooLarge { .. }
+            | StoreError::RecordTooLarge { .. }
             | StoreError::OutOfRange { .. } => Self::InvalidArgument(text),
             StoreError::NoSpace(_) | StoreError::TooManyPins(_) => Self::ResourceExhausted(text),
             StoreError::Mismatch { .. }
@@ -99,6 +100,7 @@ impl From<StoreError> for Failure {
             | StoreError::Remote(_)
             | StoreError::Io { .. }
             | StoreError::Database(_)
+            | StoreError::Indexing
             | StoreError::ReadOnly
             | StoreError::Damaged(_) => Self::Internal(text),
         }

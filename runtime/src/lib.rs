@@ -19,6 +19,7 @@ mod outputs;
 mod staged;
 mod worker;
 
+pub use executor::wasm::TrustedModules;
 pub use executor::wasm::compile::{Baseline, CompileSettings};
 pub use failure::Failure;
 pub use limits::Limits;

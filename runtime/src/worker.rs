@@ -13,8 +13,8 @@ use wardian_store::{BlobStore, Upload};
 
 use crate::action::{self, ActionSpec};
 use crate::executor::native::NativeExecutor;
-use crate::executor::wasm::WasmExecutor;
 use crate::executor::wasm::compile::CompileSettings;
+use crate::executor::wasm::{TrustedModules, WasmExecutor};
 use crate::executor::{Executor, Finished, Outcome, Task};
 use crate::input_root::{InputRoot, make_parents};
 use crate::staged::{self, Staged};
@@ -61,6 +61,11 @@ impl Worker {
             WasmExecutor::new(&compiled, Arc::clone(&store), config.slots, &config.limits, &config.compile)?;
         let native = config.native.then(|| NativeExecutor::new(&config.limits));
         Ok(Self { config, store, queue, wasm, native })
+    }
+
+    /// The modules of registered toolchains; more can be added at any time.
+    pub fn trusted(&self) -> TrustedModules {
+        self.wasm.trusted()
     }
 
     fn offer(&self) -> Offer {

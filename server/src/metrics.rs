@@ -54,7 +54,14 @@ fn store(writer: &mut Writer<'_, '_>, stats: &StoreStats) -> fmt::Result {
     writer.counter("store_copied_forward_bytes", help, stats.copied_forward_bytes)?;
     let help = "Uploads refused because everything in the store was in use";
     writer.counter("store_uploads_refused", help, stats.uploads_refused)?;
-    writer.counter("store_records_damaged", "Records found damaged, absent since", stats.records_damaged)
+    writer.counter("store_records_damaged", "Records found damaged, absent since", stats.records_damaged)?;
+    writer.counter(
+        "store_flushes",
+        "Times that everything written was flushed to the disk",
+        stats.flushes,
+    )?;
+    let help = "Bytes of segments that the index does not cover yet";
+    writer.gauge("store_unindexed_bytes", help, stats.unindexed_bytes)
 }
 
 fn server(writer: &mut Writer<'_, '_>, stats: &ServerStats) -> fmt::Result {

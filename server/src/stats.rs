@@ -33,6 +33,8 @@ pub struct StoreStats {
     pub copied_forward_bytes: u64,
     pub uploads_refused: u64,
     pub records_damaged: u64,
+    pub flushes: u64,
+    pub unindexed_bytes: u64,
 }
 
 impl From<SledStats> for StoreStats {
@@ -46,6 +48,8 @@ impl From<SledStats> for StoreStats {
             copied_forward_bytes: stats.bytes_moved,
             uploads_refused: stats.uploads_refused,
             records_damaged: stats.records_damaged,
+            flushes: stats.flushes,
+            unindexed_bytes: stats.unindexed_bytes,
         }
     }
 }

@@ -31,6 +31,8 @@ fn store_lines(stats: &StoreStats) -> Vec<(&'static str, String)> {
         ("copied forward", format::size(stats.copied_forward_bytes)),
         ("uploads refused", stats.uploads_refused.to_string()),
         ("records damaged", stats.records_damaged.to_string()),
+        ("flushes", stats.flushes.to_string()),
+        ("not indexed yet", format::size(stats.unindexed_bytes)),
     ]
 }
 
@@ -95,6 +97,8 @@ mod tests {
             copied_forward_bytes: 0,
             uploads_refused: 0,
             records_damaged: 0,
+            flushes: 0,
+            unindexed_bytes: 0,
         };
         let found = OperationStats { calls: 4, failures: 0, items: 10, missing: 3, bytes: 5, seconds: 0.001 };
         let idle = OperationStats { calls: 0, items: 0, missing: 0, ..found };

@@ -174,8 +174,11 @@ fn noise(seed: u64) -> Bytes {
 #[tokio::test(flavor = "multi_thread")]
 async fn pinned_trees_survive_any_traffic_and_are_evicted_after_it() {
     let folder = tempfile::tempdir().unwrap();
-    let options =
-        SledOptions { capacity_bytes: Some(CAPACITY_BYTES_MIN), lease: Duration::ZERO, sync: false };
+    let options = SledOptions {
+        capacity_bytes: Some(CAPACITY_BYTES_MIN),
+        lease: Duration::ZERO,
+        ..SledOptions::default()
+    };
     let store = Arc::new(SledStore::open(folder.path(), options).unwrap());
     let pins = TreePins::new(store.clone(), TreePinLimits::default());
     let tools = tree(&["bin/cc", "lib/x", "lib/y"], None);

@@ -23,6 +23,8 @@ mod guest;
 mod link;
 mod modules;
 
+pub use modules::TrustedModules;
+
 use compile::CompileSettings;
 use modules::{Metering, Modules};
 
@@ -63,9 +65,26 @@ impl WasmExecutor {
         Ok(Self { modules, store, limits: limits.clone(), ticker })
     }
 
-    /// Counts a module among those of registered toolchains: it may run before it is optimized.
-    pub fn trust(&self, module: wardian_proto::Digest) {
-        self.modules.trust(module);
+    /// The modules of registered toolchains; more can be added at any time.
+    pub fn trusted(&self) -> TrustedModules {
+        self.modules.trusted().clone()
+    }
+
+    /// Runs a module in a folder with nothing around it, to measure what that costs.
+    #[doc(hidden)]
+    pub async fn run_bare(&self, module: &wardian_proto::Digest, folder: &Path) -> Result<Outcome, Failure> {
+        let module = self.modules.get(module, Metering::Off).await?;
+        let (_, cancelled) = tokio::sync::watch::channel(false);
+        let run = guest::Run {
+            arguments: vec!["bare".into()],
+            environment: vec![],
+            root: folder.to_owned(),
+            working_directory: folder.to_owned(),
+            timeout: self.limits.action_timeout_max,
+            cancelled,
+            limits: self.limits.clone(),
+        };
+        blocking(move || run.finish(&module.loaded)).await
     }
 
     /// Whether argv[0] leads to a file of the input root that starts like a Wasm module.
