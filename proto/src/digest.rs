@@ -3,100 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sha2::Digest as _;
-
-use crate::reapi;
+use crate::{DigestFunction, DigestFunctions, reapi};
 
 /// Longest hash of any function in [`DigestFunction`], in bytes.
-const HASH_BYTES_MAX: usize = 32;
+pub(crate) const HASH_BYTES_MAX: usize = 64;
 
 /// Largest size a digest may carry: the wire type is a non-negative `int64`.
 pub const SIZE_BYTES_MAX: u64 = i64::MAX as u64;
-
-/// A digest function that this server can compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum DigestFunction {
-    /// SHA-256, 64 hex digits.
-    Sha256,
-}
-
-impl DigestFunction {
-    /// Every function on offer, as Capabilities announces them.
-    pub const ALL: &'static [Self] = &[Self::Sha256];
-
-    /// Length of a hash in bytes.
-    pub const fn hash_bytes(self) -> usize {
-        match self {
-            Self::Sha256 => 32,
-        }
-    }
-
-    /// The enum value on the wire.
-    pub const fn wire(self) -> reapi::digest_function::Value {
-        match self {
-            Self::Sha256 => reapi::digest_function::Value::Sha256,
-        }
-    }
-
-    /// The lower-case name of the function.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sha256 => "sha256",
-        }
-    }
-
-    /// Reads a request's `digest_function` field; unset means "tell by the hash's length".
-    ///
-    /// With one function on offer the length decides nothing, so unset is that function and a hash
-    /// of another length is refused when the digest itself is parsed.
-    pub fn from_wire(value: i32) -> Result<Self, DigestError> {
-        use reapi::digest_function::Value;
-        match Value::try_from(value) {
-            Ok(Value::Unknown | Value::Sha256) => Ok(Self::Sha256),
-            Ok(other) => Err(DigestError::FunctionNotOffered(other.as_str_name().to_owned())),
-            Err(_) => Err(DigestError::FunctionNotOffered(format!("number {value}"))),
-        }
-    }
-
-    /// Starts a hash computation.
-    pub fn hasher(self) -> Hasher {
-        match self {
-            Self::Sha256 => Hasher { state: sha2::Sha256::new(), size: 0 },
-        }
-    }
-
-    /// Returns the digest of `bytes`.
-    pub fn digest(self, bytes: &[u8]) -> Digest {
-        let mut hasher = self.hasher();
-        hasher.update(bytes);
-        hasher.finish()
-    }
-}
-
-/// A running hash that also counts its bytes.
-#[derive(Clone)]
-pub struct Hasher {
-    state: sha2::Sha256,
-    size: u64,
-}
-
-impl Hasher {
-    /// Adds bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.state.update(bytes);
-        self.size += bytes.len() as u64;
-    }
-
-    /// Bytes added so far.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Returns the digest of everything added.
-    pub fn finish(self) -> Digest {
-        Digest { function: DigestFunction::Sha256, hash: self.state.finalize().into(), size: self.size }
-    }
-}
 
 /// Why a digest was refused. All of these are the caller's mistake (INVALID_ARGUMENT).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -110,10 +23,19 @@ pub enum DigestError {
     NegativeSize(i64),
     #[error("digest size {0:?} is not a decimal number of bytes")]
     Size(String),
-    #[error("digest function {0} is not offered; this server offers SHA256")]
-    FunctionNotOffered(String),
-    #[error("{0:?} is not a digest; write it as HASH/SIZE")]
+    #[error("digest function {function} is not offered here; offered: {offered}")]
+    FunctionNotOffered { function: String, offered: String },
+    #[error(
+        "digest hash {hash:?} has a length that no function has which may stay unnamed here; offered: {offered}"
+    )]
+    HashLength { hash: String, offered: String },
+    #[error("{0:?} is not a digest; write it as HASH/SIZE or FUNCTION/HASH/SIZE")]
     Syntax(String),
+}
+
+impl DigestError {
+    /// Characters of a refused hash that a message repeats.
+    pub(crate) const HASH_CHARS_SHOWN: usize = 130;
 }
 
 /// A content address. Two blobs are the same blob exactly when their digests are equal.
@@ -133,20 +55,16 @@ impl Digest {
 
     fn from_hex(function: DigestFunction, hash: &str, size: u64) -> Result<Self, DigestError> {
         let digits = function.hash_bytes() * 2;
-        let well_formed =
-            hash.len() == digits && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let refused = || DigestError::Hash {
+        let mut bytes = [0; HASH_BYTES_MAX];
+        if hash.len() == digits && decode_lower_hex(hash, &mut bytes) {
+            return Ok(Self { function, hash: bytes, size });
+        }
+        Err(DigestError::Hash {
             // A hostile "hash" can be megabytes long; the message need not be.
-            hash: hash.chars().take(80).collect(),
+            hash: hash.chars().take(DigestError::HASH_CHARS_SHOWN).collect(),
             digits,
             function: function.name(),
-        };
-        if !well_formed {
-            return Err(refused());
-        }
-        let mut bytes = [0; HASH_BYTES_MAX];
-        hex::decode_to_slice(hash, &mut bytes[..function.hash_bytes()]).map_err(|_| refused())?;
-        Ok(Self { function, hash: bytes, size })
+        })
     }
 
     /// Parses an optional wire digest; absent is an error.
@@ -171,6 +89,11 @@ impl Digest {
             hash: self.hash_hex(),
             size_bytes: i64::try_from(self.size).expect("SIZE_BYTES_MAX is i64::MAX"),
         }
+    }
+
+    /// The digest that a finished computation found.
+    pub(crate) fn of_hash(function: DigestFunction, hash: [u8; HASH_BYTES_MAX], size: u64) -> Self {
+        Self { function, hash, size }
     }
 
     /// The digest of no bytes at all.
@@ -204,9 +127,13 @@ impl Digest {
     }
 }
 
-/// Writes `HASH/SIZE`, the form of resource names and of the command line.
+/// Writes `HASH/SIZE`, or `FUNCTION/HASH/SIZE` when the function must be named: the form of resource names and
+/// of the command line.
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.function.must_be_named() {
+            write!(f, "{}/", self.function.name())?;
+        }
         write!(f, "{}/{}", self.hash_hex(), self.size)
     }
 }
@@ -217,15 +144,47 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Parses `HASH/SIZE`.
+/// Parses `HASH/SIZE` or `FUNCTION/HASH/SIZE`.
+///
+/// Without a function the hash's length tells; 32 digits are MD5.
 impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let (hash, size) =
-            text.split_once('/').ok_or_else(|| DigestError::Syntax(text.chars().take(160).collect()))?;
-        Self::from_hex(DigestFunction::Sha256, hash, parse_size(size)?)
+        let syntax = || DigestError::Syntax(text.chars().take(160).collect());
+        let all = DigestFunctions::all_but_murmur3();
+        let (rest, size) = text.rsplit_once('/').ok_or_else(syntax)?;
+        let (function, hash) = match rest.split_once('/') {
+            Some((name, hash)) => (DigestFunction::from_name(name).ok_or_else(syntax)?, hash),
+            None => (all.infer(rest)?, rest),
+        };
+        Self::from_hex(function, hash, parse_size(size)?)
     }
+}
+
+/// Stands for characters that are no lower-case hex digits.
+const NO_DIGIT: u8 = 0xff;
+
+const HEX_DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
+
+/// Decodes digits in one pass, unlike the crate that encodes, which takes upper case as well: digests are parsed by
+/// the hundred thousand. False when one is no lower-case digit.
+fn decode_lower_hex(text: &str, bytes: &mut [u8]) -> bool {
+    let mut seen = 0;
+    for ([high, low], byte) in text.as_bytes().as_chunks::<2>().0.iter().zip(bytes) {
+        let (high, low) = (HEX_DIGITS[usize::from(*high)], HEX_DIGITS[usize::from(*low)]);
+        seen |= high | low;
+        *byte = high << 4 | (low & 0xf);
+    }
+    seen < 16
 }
 
 /// Parses a size as resource names write it: decimal digits, nothing else.
@@ -280,18 +239,25 @@ mod tests {
     }
 
     #[test]
-    fn unset_function_is_sha256_and_others_are_refused() {
-        assert_eq!(DigestFunction::from_wire(0), Ok(DigestFunction::Sha256));
-        assert_eq!(DigestFunction::from_wire(1), Ok(DigestFunction::Sha256));
-        assert!(DigestFunction::from_wire(9).is_err());
-        assert!(DigestFunction::from_wire(77).is_err());
+    fn the_function_is_part_of_the_digest() {
+        let blake3 = DigestFunction::Blake3.digest(b"x");
+        assert!(blake3.to_string().starts_with("blake3/"), "{blake3}");
+        let sha256 = Digest::from_parts(DigestFunction::Sha256, blake3.hash(), 1).unwrap();
+        assert_ne!(sha256, blake3);
+        assert_ne!(sha256.to_string(), blake3.to_string());
+        assert_eq!(format!("sha256/{sha256}").parse(), Ok(sha256));
+        assert!(format!("vso/{sha256}").parse::<Digest>().is_err());
     }
 
     proptest! {
         #[test]
-        fn text_and_wire_round_trip(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let digest = DigestFunction::Sha256.digest(&bytes);
-            prop_assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+        fn text_and_wire_round_trip(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            function in proptest::sample::select(DigestFunction::ALL),
+        ) {
+            let digest = function.digest(&bytes);
+            let text = if function == DigestFunction::Murmur3 { format!("murmur3/{digest}") } else { digest.to_string() };
+            prop_assert_eq!(text.parse::<Digest>().unwrap(), digest);
             let wire = digest.to_wire();
             prop_assert_eq!(Digest::from_wire(digest.function(), Some(&wire)).unwrap(), digest);
             prop_assert_eq!(

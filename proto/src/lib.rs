@@ -4,13 +4,17 @@
 //! it was parsed once at the edge and nothing below checks it again. This crate does no I/O.
 
 mod digest;
+mod digest_function;
 mod directory;
+mod hash;
 mod instance_name;
 mod rel_path;
 mod resource_name;
 
-pub use digest::{Digest, DigestError, DigestFunction, Hasher, SIZE_BYTES_MAX};
+pub use digest::{Digest, DigestError, SIZE_BYTES_MAX};
+pub use digest_function::{DigestFunction, DigestFunctions, DigestFunctionsError};
 pub use directory::{Directory, DirectoryEntry, DirectoryError, FileEntry, SymlinkEntry};
+pub use hash::Hasher;
 pub use instance_name::{InstanceName, InstanceNameError};
 pub use rel_path::{PATH_BYTES_MAX, PathError, RelPath, SEGMENT_BYTES_MAX, Segment};
 pub use resource_name::{Compressor, ReadName, ResourceNameError, WriteName};

@@ -2,12 +2,15 @@
 //!
 //! Read: `[instance/]blobs/HASH/SIZE` or `[instance/]compressed-blobs/COMPRESSOR/HASH/SIZE`.
 //! Write: `[instance/]uploads/UUID/` followed by one of the two, then optional client metadata.
+//!
+//! HASH is `sha256tree/HASH`, `blake3/HASH` or `gitsha1/HASH` for these three functions; the others go by the
+//! hash's length among the functions that the instance offers.
 
 use std::fmt;
 
 use crate::digest::parse_size;
 use crate::instance_name::RESERVED;
-use crate::{Digest, DigestError, DigestFunction, InstanceName, InstanceNameError};
+use crate::{Digest, DigestError, DigestFunctions, InstanceName, InstanceNameError};
 
 /// Longest resource name in bytes, client metadata included.
 const RESOURCE_NAME_BYTES_MAX: usize = 4096;
@@ -73,14 +76,17 @@ pub struct ReadName {
 }
 
 impl ReadName {
-    /// Parses a name as a ReadRequest carries it.
-    pub fn parse(name: &str) -> Result<Self, ResourceNameError> {
+    /// Parses a name as a ReadRequest carries it; `offered` says which functions an instance offers.
+    pub fn parse(
+        name: &str,
+        offered: impl Fn(&InstanceName) -> DigestFunctions,
+    ) -> Result<Self, ResourceNameError> {
         let not_a_read = || ResourceNameError::NotARead(name.to_owned());
         let (instance, keyword, rest) = split(name, not_a_read)?;
         if keyword == "uploads" {
             return Err(not_a_read());
         }
-        let (compressor, digest, metadata) = blob(keyword, rest, not_a_read)?;
+        let (compressor, digest, metadata) = blob(keyword, rest, &offered(&instance), not_a_read)?;
         if !metadata.is_empty() {
             return Err(not_a_read());
         }
@@ -108,8 +114,12 @@ pub struct WriteName {
 }
 
 impl WriteName {
-    /// Parses a name as a WriteRequest carries it; trailing client metadata is dropped.
-    pub fn parse(name: &str) -> Result<Self, ResourceNameError> {
+    /// Parses a name as a WriteRequest carries it; trailing client metadata is dropped. `offered` says which
+    /// functions an instance offers.
+    pub fn parse(
+        name: &str,
+        offered: impl Fn(&InstanceName) -> DigestFunctions,
+    ) -> Result<Self, ResourceNameError> {
         let not_a_write = || ResourceNameError::NotAWrite(name.to_owned());
         let (instance, keyword, rest) = split(name, not_a_write)?;
         if keyword != "uploads" {
@@ -119,7 +129,7 @@ impl WriteName {
         if upload_id.is_empty() {
             return Err(ResourceNameError::EmptyUploadId);
         }
-        let (compressor, digest, _metadata) = blob(kind, rest.to_vec(), not_a_write)?;
+        let (compressor, digest, _metadata) = blob(kind, rest.to_vec(), &offered(&instance), not_a_write)?;
         Ok(Self { instance, upload_id: (*upload_id).to_owned(), compressor, digest })
     }
 }
@@ -155,6 +165,7 @@ fn split(
 fn blob<'a>(
     keyword: &str,
     rest: Vec<&'a str>,
+    offered: &DigestFunctions,
     refuse: impl Fn() -> ResourceNameError,
 ) -> Result<(Compressor, Digest, Vec<&'a str>), ResourceNameError> {
     let refuse: Refusal<'_> = &refuse;
@@ -167,13 +178,14 @@ fn blob<'a>(
         }
         _ => return Err(refuse()),
     };
+    let (function, rest) = match rest {
+        [name @ ("sha256tree" | "blake3" | "gitsha1"), rest @ ..] => (Some(offered.named(name)?), rest),
+        rest => (None, rest),
+    };
     let [hash, size, metadata @ ..] = rest else { return Err(refuse()) };
-    // The three functions that put their name before the hash are not on offer.
-    if let "sha256tree" | "blake3" | "gitsha1" = *hash {
-        return Err(DigestError::FunctionNotOffered((*hash).to_owned()).into());
-    }
     let size = i64::try_from(parse_size(size)?).expect("parse_size refuses more than i64::MAX");
-    let digest = Digest::parse(DigestFunction::Sha256, hash, size)?;
+    let function = function.map_or_else(|| offered.infer(hash), Ok)?;
+    let digest = Digest::parse(function, hash, size)?;
     Ok((compressor, digest, metadata.to_vec()))
 }
 
@@ -194,19 +206,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::DigestFunction;
+
+    fn all(_: &InstanceName) -> DigestFunctions {
+        DigestFunctions::all_but_murmur3()
+    }
 
     const H: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     #[track_caller]
     fn reads(name: &str, instance: &str, compressor: Compressor, size: u64) {
-        let name = ReadName::parse(&name.replace("HASH", H)).unwrap();
+        let name = ReadName::parse(&name.replace("HASH", H), all).unwrap();
         assert_eq!((name.instance.as_str(), name.compressor), (instance, compressor));
         assert_eq!(name.digest.size(), size);
     }
 
     #[track_caller]
     fn writes(name: &str, instance: &str, upload_id: &str, compressor: Compressor) {
-        let name = WriteName::parse(&name.replace("HASH", H)).unwrap();
+        let name = WriteName::parse(&name.replace("HASH", H), all).unwrap();
         assert_eq!((name.instance.as_str(), name.upload_id.as_str()), (instance, upload_id));
         assert_eq!(name.compressor, compressor);
     }
@@ -226,6 +243,21 @@ mod tests {
     }
 
     #[test]
+    fn three_functions_are_named_and_the_rest_told_by_length() {
+        let function =
+            |name: &str| Some(ReadName::parse(&name.replace("HASH", H), all).ok()?.digest.function());
+        assert_eq!(function("blobs/HASH/1"), Some(DigestFunction::Sha256));
+        assert_eq!(function("a/blobs/blake3/HASH/1"), Some(DigestFunction::Blake3));
+        assert_eq!(function("compressed-blobs/zstd/sha256tree/HASH/1"), Some(DigestFunction::Sha256Tree));
+        assert_eq!(function(&format!("blobs/{}/1", &H[..32])), Some(DigestFunction::Md5));
+        let weak = |_: &InstanceName| DigestFunctions::new(vec![DigestFunction::Murmur3]).unwrap();
+        let name = ReadName::parse(&format!("blobs/{}/1", &H[..32]), weak).unwrap();
+        assert_eq!(name.digest.function(), DigestFunction::Murmur3);
+        assert!(ReadName::parse(&format!("blobs/{H}/1"), weak).is_err());
+        assert!(ReadName::parse(&format!("blobs/blake3/{H}/1"), weak).is_err());
+    }
+
+    #[test]
     fn malformed_names_are_refused() {
         for name in [
             "",
@@ -242,11 +274,14 @@ mod tests {
             "actions/blobs/HASH/1",
             "compressed-blobs/identity/HASH/1",
             "compressed-blobs/HASH/1",
-            "blobs/blake3/HASH/1",
+            "blobs/blake3/HASH",
+            "blobs/gitsha1/HASH/1",
+            "blobs/BLAKE3/HASH/1",
+            "blobs/vso/HASH/1",
             "blobs/sha256/HASH/1",
             "uploads/U/blobs/HASH/1",
         ] {
-            assert!(ReadName::parse(&name.replace("HASH", H)).is_err(), "{name}");
+            assert!(ReadName::parse(&name.replace("HASH", H), all).is_err(), "{name}");
         }
         for name in [
             "blobs/HASH/1",
@@ -256,9 +291,9 @@ mod tests {
             "uploads/U/uploads/HASH/1",
             "uploads/U/blobs/HASH",
         ] {
-            assert!(WriteName::parse(&name.replace("HASH", H)).is_err(), "{name}");
+            assert!(WriteName::parse(&name.replace("HASH", H), all).is_err(), "{name}");
         }
-        assert!(ReadName::parse(&"x".repeat(5000)).is_err());
+        assert!(ReadName::parse(&"x".repeat(5000), all).is_err());
     }
 
     fn instance() -> impl Strategy<Value = InstanceName> {
@@ -282,18 +317,21 @@ mod tests {
             compressor in compressor(),
             data in proptest::collection::vec(any::<u8>(), 0..64),
             upload_id in "[a-zA-Z0-9-]{1,36}",
+            function in proptest::sample::select(DigestFunction::ALL),
         ) {
-            let digest = DigestFunction::Sha256.digest(&data);
+            let digest = function.digest(&data);
+            // MD5 and MURMUR3 look alike; the set decides.
+            let all = |_: &InstanceName| DigestFunctions::new(vec![function]).unwrap();
             let read = ReadName { instance: instance.clone(), compressor, digest };
-            prop_assert_eq!(ReadName::parse(&read.to_string()).unwrap(), read);
+            prop_assert_eq!(ReadName::parse(&read.to_string(), all).unwrap(), read);
             let write = WriteName { instance, upload_id, compressor, digest };
-            prop_assert_eq!(WriteName::parse(&write.to_string()).unwrap(), write);
+            prop_assert_eq!(WriteName::parse(&write.to_string(), all).unwrap(), write);
         }
 
         #[test]
         fn arbitrary_text_never_panics(name in "([a-z/.]|blobs/|uploads/|[0-9a-f]{64}|/[0-9]{1,20}){0,12}") {
-            let _ = ReadName::parse(&name);
-            let _ = WriteName::parse(&name);
+            let _ = ReadName::parse(&name, all);
+            let _ = WriteName::parse(&name, all);
         }
     }
 }

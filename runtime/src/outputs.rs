@@ -199,7 +199,7 @@ impl Scan<'_> {
         if metadata.len() > self.limits.output_bytes_max - self.found.bytes {
             return Err(self.too_many_bytes());
         }
-        let mut hasher = self.function.hasher();
+        let mut hasher = self.function.hasher(metadata.len());
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             let read = file.read(&mut piece).map_err(Failure::io("read output file"))?;

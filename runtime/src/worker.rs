@@ -14,7 +14,7 @@ use wardian_store::{BlobStore, Upload};
 use crate::action::{self, ActionSpec};
 use crate::executor::native::NativeExecutor;
 use crate::executor::wasm::compile::CompileSettings;
-use crate::executor::wasm::{TrustedModules, WasmExecutor};
+use crate::executor::wasm::{self, TrustedModules, WasmExecutor};
 use crate::executor::{Executor, Finished, Outcome, Task};
 use crate::input_root::{InputRoot, make_parents};
 use crate::staged::{self, Staged};
@@ -73,6 +73,9 @@ impl Worker {
         let mut add = |name: &str, value: &str| properties.entry(name.into()).or_default().push(value.into());
         add("OSFamily", "wasi");
         add("ISA", "wasm32");
+        for tier in self.wasm.tiers() {
+            add(wasm::TIER_PROPERTY, &tier);
+        }
         if self.native.is_some() {
             add("OSFamily", os_family());
             add("ISA", isa());

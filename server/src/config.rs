@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::{Table, Value};
-use wardian_proto::{Digest, InstanceName};
+use wardian_proto::{Digest, DigestFunctions, InstanceName};
 use wardian_runtime::{Baseline, CompileSettings, Limits};
 use wardian_scheduler::SchedulerLimits;
 use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
 use wardian_store::tree_pins::TreePinLimits;
 
 use crate::client::{ServerUrl, ServerUrlError};
+
+use crate::instance::{Instance, parse_functions, parse_instances};
 
 /// The file that `config print` writes: every key with its default.
 pub const EXAMPLE: &str = include_str!("../wardian.example.toml");
@@ -27,8 +29,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The folder that holds everything the server keeps.
     pub data: PathBuf,
-    /// The instance names that are served.
-    pub instances: Vec<InstanceName>,
+    /// The instances that are served.
+    pub instances: Vec<Instance>,
     /// Whether clients may write action results.
     pub action_cache_update: bool,
     /// Limits on requests.
@@ -89,7 +91,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8980)),
             data: PathBuf::from("wardian-data"),
-            instances: ["", "main"].map(|n| InstanceName::parse(n).expect("valid names")).to_vec(),
+            instances: default_instances(&DigestFunctions::collision_resistant()),
             action_cache_update: true,
             requests: RequestLimits {
                 batch_bytes_max: 4_000_000,
@@ -114,6 +116,14 @@ impl Default for Config {
             },
         }
     }
+}
+
+fn default_instances(digest_functions: &DigestFunctions) -> Vec<Instance> {
+    let instance = |name| Instance {
+        name: InstanceName::parse(name).expect("valid names"),
+        digest_functions: digest_functions.clone(),
+    };
+    ["", "main"].map(instance).to_vec()
 }
 
 /// What is wrong with a configuration, all of it.
@@ -163,10 +173,15 @@ impl Config {
             config.data = text.into();
             Ok(())
         });
-        root.list("instances", |names| {
-            let parsed = names.iter().map(|n| InstanceName::parse(n).map_err(|e| e.to_string()));
-            config.instances = parsed.collect::<Result<_, _>>()?;
-            if names.is_empty() { Err("names no instance, so nobody could call".into()) } else { Ok(()) }
+        let mut functions = DigestFunctions::collision_resistant();
+        root.list("digest_functions", |names| {
+            functions = parse_functions(names)?;
+            config.instances = default_instances(&functions);
+            Ok(())
+        });
+        root.array("instances", |items| {
+            config.instances = parse_instances(items, &functions)?;
+            Ok(())
         });
         root.boolean("action_cache_update", &mut config.action_cache_update);
         root.section("requests", |section| {
@@ -291,6 +306,17 @@ impl<'a> Section<'a> {
                 }
             }
             Some(_) => self.problem(key, "must be text in quotes"),
+        }
+    }
+
+    fn array(&mut self, key: &'static str, set: impl FnOnce(&[Value]) -> Result<(), String>) {
+        let set = match self.take(key) {
+            None => Ok(()),
+            Some(Value::Array(items)) => set(&items),
+            Some(_) => Err("must be a list".into()),
+        };
+        if let Err(problem) = set {
+            self.problem(key, &problem);
         }
     }
 

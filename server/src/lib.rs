@@ -6,6 +6,7 @@ pub mod app;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod instance;
 mod metrics;
 mod services;
 pub mod stats;

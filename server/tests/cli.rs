@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use wardian_proto::reapi;
+use wardian_proto::reapi::action_cache_client::ActionCacheClient;
 use wardian_server::app::Server;
 use wardian_server::config::Config;
 
@@ -131,6 +133,41 @@ async fn the_numbers_of_a_store_are_shown_while_it_is_served_and_afterwards() {
     let (shown, _) =
         text(&wardian(Path::new(".")).args(["store", "stats", "--data", folder]).output().unwrap(), 0);
     assert!(shown.contains("capacity") && !shown.contains("action cache"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_runs_an_action_at_every_tier_and_compares() {
+    let setup = Setup::new().await;
+    let run = ["run", "-i", ".", "-o", "postcard.txt", "--json", "--", "./postcard.wasm"];
+    let value: serde_json::Value = serde_json::from_str(&text(&setup.run(&run).await, 0).0).unwrap();
+    let action = value["action_digest"].as_str().unwrap().to_owned();
+    let (audit, _) = text(&setup.run(&["audit", &action]).await, 0);
+    let lines: Vec<&str> = audit.lines().collect();
+    assert_eq!(
+        lines[..3],
+        ["cached     exit code 0, 1 outputs", "optimized  the same", "metered    the same"]
+    );
+    // The module belongs to no registered toolchain.
+    assert!(lines[3].contains("not run") && lines[3].contains("worker.compile.baseline"), "{audit}");
+
+    // A cached result that is not what comes out.
+    let digest: wardian_proto::Digest = action.parse().unwrap();
+    let url = format!("http://{}", setup.server.address());
+    let mut cache = ActionCacheClient::connect(url).await.unwrap();
+    let request = reapi::UpdateActionResultRequest {
+        action_digest: Some(digest.to_wire()),
+        action_result: Some(reapi::ActionResult {
+            stdout_raw: "something else".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    cache.update_action_result(request).await.unwrap();
+    let (audit, _) = text(&setup.run(&["audit", &action]).await, 1);
+    for line in ["\noptimized  differs\n", "\n  file postcard.txt: cached none, optimized "] {
+        assert!(audit.contains(line), "{line:?} is not in {audit}");
+    }
+    setup.end().await;
 }
 
 #[test]

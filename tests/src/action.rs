@@ -8,16 +8,17 @@ use prost::Message;
 use wardian_proto::{Digest, DigestFunction, RelPath, reapi};
 use wardian_store::tree_builder::TreeBuilder;
 
-use crate::{digest, guest};
+use crate::guest;
 
 /// An action under construction. What there is no method for is set in the messages themselves.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct TestAction {
     /// The Command.
     pub command: reapi::Command,
     /// The Action; both digests in it are filled in by [`build`](Self::build).
     pub action: reapi::Action,
     entries: Vec<(RelPath, Entry)>,
+    function: DigestFunction,
 }
 
 #[derive(Clone, Debug)]
@@ -45,7 +46,12 @@ impl TestAction {
     /// An action that runs a command.
     pub fn new(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
-        Self { command: reapi::Command { arguments, ..Default::default() }, ..Default::default() }
+        Self {
+            command: reapi::Command { arguments, ..Default::default() },
+            action: reapi::Action::default(),
+            entries: Vec::new(),
+            function: DigestFunction::Sha256,
+        }
     }
 
     /// A native action that runs a shell script; `$1` and the following are `arguments`.
@@ -134,8 +140,15 @@ impl TestAction {
         self
     }
 
+    /// Names everything by another digest function.
+    pub fn digest_function(mut self, function: DigestFunction) -> Self {
+        self.function = function;
+        self
+    }
+
     /// Makes the blobs.
     pub fn build(mut self) -> Built {
+        let digest = |data: &[u8]| self.function.digest(data);
         let mut tree = TreeBuilder::new();
         let mut blobs = Vec::new();
         for (path, entry) in self.entries {
@@ -151,7 +164,7 @@ impl TestAction {
             };
             added.expect("entries do not clash");
         }
-        let tree = tree.build(DigestFunction::Sha256);
+        let tree = tree.build(self.function);
         blobs.extend(tree.directories);
         if self.action.input_root_digest.is_none() {
             self.action.input_root_digest = Some(tree.root.to_wire());
@@ -174,7 +187,11 @@ impl TestAction {
 impl Built {
     /// The request that executes it.
     pub fn request(&self) -> reapi::ExecuteRequest {
-        reapi::ExecuteRequest { action_digest: Some(self.action.to_wire()), ..Default::default() }
+        reapi::ExecuteRequest {
+            action_digest: Some(self.action.to_wire()),
+            digest_function: self.action.function().wire().into(),
+            ..Default::default()
+        }
     }
 }
 

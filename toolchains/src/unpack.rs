@@ -199,7 +199,7 @@ impl<D: FnMut(Parcel) -> Result<(), ImportError>> Collected<D> {
             digest
         } else {
             let spool = |source| MemberError::Told(ImportError::Spool(source));
-            let (mut file, mut hasher) = (tempfile::tempfile().map_err(spool)?, FUNCTION.hasher());
+            let (mut file, mut hasher) = (tempfile::tempfile().map_err(spool)?, FUNCTION.hasher(size));
             member.read(size, &mut |piece| {
                 hasher.update(piece);
                 file.write_all(piece).map_err(spool)

@@ -169,14 +169,18 @@ impl Shown {
     }
 }
 
-async fn message<M: Message + Default>(client: &Client, digest: Digest, kind: &str) -> anyhow::Result<M> {
+pub(super) async fn message<M: Message + Default>(
+    client: &Client,
+    digest: Digest,
+    kind: &str,
+) -> anyhow::Result<M> {
     let bytes =
         client.store().get(&digest, MESSAGE_BYTES_MAX).await.with_context(|| format!("{kind} {digest}"))?;
     M::decode(bytes).with_context(|| format!("blob {digest} is no {kind}"))
 }
 
 /// The outputs of a result: path, kind, and digest or target.
-fn results(result: &reapi::ActionResult) -> Vec<(&str, &'static str, String)> {
+pub(super) fn results(result: &reapi::ActionResult) -> Vec<(&str, &'static str, String)> {
     let digest = |wire: &Option<reapi::Digest>| {
         wire.as_ref().map_or_else(String::new, |d| format!("{}/{}", d.hash, d.size_bytes))
     };

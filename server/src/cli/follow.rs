@@ -40,12 +40,12 @@ fn describe(progress: &Progress) -> String {
     }
 }
 
-/// What the worker says that it does now: a text among the auxiliary metadata.
+/// What the worker says that it does now: the last text among the auxiliary metadata. Others are remarks.
 fn doing(metadata: &reapi::ExecutedActionMetadata) -> Option<String> {
     let text = metadata
         .auxiliary_metadata
         .iter()
-        .find(|any| any.type_url.ends_with("/google.protobuf.StringValue"))?;
+        .rfind(|any| any.type_url.ends_with("/google.protobuf.StringValue"))?;
     String::decode(text.value.as_slice()).ok()
 }
 

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 mod action;
 mod args;
+mod audit;
 mod cas;
 mod config;
 mod demo;
@@ -58,6 +59,7 @@ enum Command {
     Run(run::RunArgs),
     Cas(cas::CasArgs),
     Action(action::ActionArgs),
+    Audit(audit::AuditArgs),
     Demo(demo::DemoArgs),
     /// Check or print the configuration.
     Config(config::ConfigArgs),
@@ -110,6 +112,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&cli.remote, args).await,
         Command::Cas(args) => cas::cas(&cli.remote, args).await,
         Command::Action(args) => action::action(&cli.remote, args).await,
+        Command::Audit(args) => audit::audit(&cli.remote, args).await,
         Command::Demo(args) => demo::demo(args).await,
         Command::Config(args) => config::config(args),
         Command::Store(args) => store::store(&cli.remote, args).await,

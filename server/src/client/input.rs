@@ -155,8 +155,9 @@ impl Walk<'_> {
 /// Returns digest and executable bit of a file. Blocks.
 pub(crate) fn hash_file(path: &Path) -> Result<(Digest, bool), InputError> {
     let mut file = File::open(path).map_err(io(path))?;
-    let is_executable = is_executable(&file.metadata().map_err(io(path))?);
-    let mut hasher = DIGEST_FUNCTION.hasher();
+    let metadata = file.metadata().map_err(io(path))?;
+    let is_executable = is_executable(&metadata);
+    let mut hasher = DIGEST_FUNCTION.hasher(metadata.len());
     let mut chunk = vec![0; READ_CHUNK_BYTES];
     loop {
         match file.read(&mut chunk).map_err(io(path))? {

@@ -7,8 +7,8 @@ use tonic::{Request, Response, Status};
 use wardian_proto::{Digest, DigestFunction, reapi};
 use wardian_store::{BlobStore, Upload};
 
+use super::Context;
 use super::inline::Inline;
-use super::{Context, digest};
 
 pub(super) struct ActionCache(pub(super) Arc<Context>);
 
@@ -20,8 +20,8 @@ impl reapi::action_cache_server::ActionCache for ActionCache {
     ) -> Result<Response<reapi::ActionResult>, Status> {
         let request = request.into_inner();
         let instance = self.0.instance(&request.instance_name)?;
-        let action = digest(request.digest_function, request.action_digest.as_ref())?;
-        let found = self.0.action_cache.get(&instance, &action).await?;
+        let action = instance.digest(request.digest_function, request.action_digest.as_ref())?;
+        let found = self.0.action_cache.get(&instance.name, &action).await?;
         let mut result =
             found.ok_or_else(|| Status::not_found(format!("no result of action {action} is cached")))?;
         let inline = Inline {
@@ -44,7 +44,7 @@ impl reapi::action_cache_server::ActionCache for ActionCache {
                 "clients may not write action results here (setting `action_cache_update`)",
             ));
         }
-        let action = digest(request.digest_function, request.action_digest.as_ref())?;
+        let action = instance.digest(request.digest_function, request.action_digest.as_ref())?;
         let mut result =
             request.action_result.ok_or_else(|| Status::invalid_argument("action_result is missing"))?;
         check_digests(action.function(), &result)?;
@@ -54,7 +54,7 @@ impl reapi::action_cache_server::ActionCache for ActionCache {
         if metadata.worker.is_empty() {
             metadata.worker = "uploaded by a client".into();
         }
-        self.0.action_cache.put(&instance, &action, &result).await?;
+        self.0.action_cache.put(&instance.name, &action, &result).await?;
         Ok(Response::new(result))
     }
 }

@@ -1,7 +1,7 @@
 //! ByteStream over the CAS: blobs of any size, piece by piece.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,10 +11,10 @@ use tonic::{Request, Response, Status, Streaming};
 use wardian_proto::bytestream::{
     QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
 };
-use wardian_proto::{Compressor, Digest, ReadName, WriteName};
+use wardian_proto::{Compressor, Digest, InstanceName, ReadName, WriteName};
 use wardian_store::{ByteRange, StoreError, Upload};
 
-use super::{Context, bad_name};
+use super::{Context, bad_name, compression};
 
 /// Header in which clients may repeat the resource name, for routing.
 const RESOURCE_NAME_HEADER: &str = "build.bazel.remote.execution.v2.resource-name";
@@ -27,25 +27,14 @@ impl ByteStream {
     }
 
     fn parse_write(&self, name: &str) -> Result<WriteName, Status> {
-        let mut name = WriteName::parse(name).map_err(bad_name)?;
-        name.instance = self.0.served(name.instance)?;
-        check_compressor(name.compressor)?;
+        let name = WriteName::parse(name, |instance| self.0.functions(instance)).map_err(bad_name)?;
+        self.0.served(&name.instance)?;
         let (size, max) = (name.digest.size(), self.0.requests.blob_bytes_max);
         if size > max {
             let text = format!("blob has {size} bytes; limit max_cas_blob_size_bytes is {max}");
             return Err(Status::invalid_argument(text));
         }
         Ok(name)
-    }
-}
-
-fn check_compressor(compressor: Compressor) -> Result<(), Status> {
-    match compressor {
-        Compressor::Identity => Ok(()),
-        other => Err(Status::invalid_argument(format!(
-            "compressor {} is not offered: see supported_compressors in Capabilities",
-            other.name()
-        ))),
     }
 }
 
@@ -69,17 +58,23 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         check_header(&request, &request.get_ref().resource_name)?;
         let request = request.into_inner();
-        let name = ReadName::parse(&request.resource_name).map_err(bad_name)?;
-        self.0.served(name.instance)?;
-        check_compressor(name.compressor)?;
+        let functions = |instance: &InstanceName| self.0.functions(instance);
+        let name = ReadName::parse(&request.resource_name, functions).map_err(bad_name)?;
+        self.0.served(&name.instance)?;
         let offset = u64::try_from(request.read_offset)
             .map_err(|_| Status::out_of_range(format!("read_offset {} is negative", request.read_offset)))?;
         let limit = match u64::try_from(request.read_limit) {
             Err(_) => return Err(Status::invalid_argument("read_limit is negative")),
             Ok(0) => None,
+            Ok(_) if name.compressor != Compressor::Identity => {
+                return Err(Status::invalid_argument("compressed reads have no read_limit"));
+            }
             Ok(limit) => Some(limit),
         };
-        let pieces = self.0.blobs.read(&name.digest, ByteRange { offset, limit }).await?;
+        let mut pieces = self.0.blobs.read(&name.digest, ByteRange { offset, limit }).await?;
+        if name.compressor != Compressor::Identity {
+            pieces = compression::compress(name.compressor, pieces);
+        }
         let responses = pieces.map(|piece| piece.map(|data| ReadResponse { data }).map_err(Status::from));
         Ok(Response::new(responses.boxed()))
     }
@@ -95,17 +90,23 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
             first.ok_or_else(|| Status::invalid_argument("the stream ended before its first message"))?;
         check_header(&Request::from_parts(metadata, Default::default(), ()), &first.resource_name)?;
         let name = self.parse_write(&first.resource_name)?;
-        let committed = |size| Ok(Response::new(WriteResponse { committed_size: size_on_the_wire(size) }));
+        let committed = |committed_size| Ok(Response::new(WriteResponse { committed_size }));
+        let is_compressed = name.compressor != Compressor::Identity;
         if self.is_stored(&name.digest).await? {
             // Somebody was faster. The rest of the stream is not needed.
-            return committed(name.digest.size());
+            return committed(if is_compressed { -1 } else { size_on_the_wire(name.digest.size()) });
         }
-        let unfinished = Arc::new(AtomicBool::new(false));
-        let pieces = write_pieces(first, messages, idle, Arc::clone(&unfinished));
-        match self.0.blobs.put(Upload::stream(name.digest, pieces)).await {
-            Ok(()) => committed(name.digest.size()),
+        let received = Arc::new(Received::default());
+        let pieces = write_pieces(first, messages, idle, Arc::clone(&received));
+        let upload = match name.compressor {
+            Compressor::Identity => Upload::stream(name.digest, pieces),
+            encoded => Upload::stream(name.digest, compression::decompress(encoded, pieces)),
+        };
+        match self.0.blobs.put(upload).await {
+            // Of a compressed blob: the bytes as they were sent.
+            Ok(()) => committed(size_on_the_wire(received.bytes.load(Ordering::Relaxed))),
             // Half-closed without finish_write: not an error, but nothing of it is kept.
-            Err(_) if unfinished.load(Ordering::Relaxed) => committed(0),
+            Err(_) if received.is_unfinished.load(Ordering::Relaxed) => committed(0),
             Err(error) => Err(error.into()),
         }
     }
@@ -141,12 +142,12 @@ fn write_pieces(
     first: WriteRequest,
     messages: Streaming<WriteRequest>,
     idle_max: Duration,
-    unfinished: Arc<AtomicBool>,
+    received: Arc<Received>,
 ) -> impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static {
     let name = first.resource_name.clone();
     let state = WriteState { name, messages, pending: Some(first), offset: 0, finished: false };
     futures::stream::try_unfold(state, move |mut state| {
-        let unfinished = Arc::clone(&unfinished);
+        let received = Arc::clone(&received);
         async move {
             if state.finished {
                 return Ok(None);
@@ -156,13 +157,23 @@ fn write_pieces(
                 None => next_message(&mut state.messages, idle_max).await.map_err(StoreError::Source)?,
             };
             let Some(message) = message else {
-                unfinished.store(true, Ordering::Relaxed);
+                received.is_unfinished.store(true, Ordering::Relaxed);
                 return Err(StoreError::Source(Status::aborted("the stream ended without finish_write")));
             };
             let piece = state.accept(message).map_err(StoreError::Source)?;
+            received.bytes.store(state.offset, Ordering::Relaxed);
             Ok(Some((piece, state)))
         }
     })
+}
+
+/// What an upload's messages amounted to, for the response.
+#[derive(Default)]
+struct Received {
+    /// Bytes as they were sent.
+    bytes: AtomicU64,
+    /// Whether the client ended its side without `finish_write`.
+    is_unfinished: AtomicBool,
 }
 
 struct WriteState {

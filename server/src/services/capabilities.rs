@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
+use wardian_proto::reapi;
 use wardian_proto::semver::SemVer;
-use wardian_proto::{DigestFunction, reapi};
 
-use super::Context;
+use super::{Context, compression};
 
 pub(super) struct Capabilities(pub(super) Arc<Context>);
 
@@ -28,8 +28,10 @@ impl reapi::capabilities_server::Capabilities for Capabilities {
         request: Request<reapi::GetCapabilitiesRequest>,
     ) -> Result<Response<reapi::ServerCapabilities>, Status> {
         let context = &self.0;
-        context.instance(&request.get_ref().instance_name)?;
-        let functions: Vec<i32> = DigestFunction::ALL.iter().map(|f| f.wire().into()).collect();
+        let instance = context.instance(&request.get_ref().instance_name)?;
+        let functions: Vec<i32> = instance.digest_functions.iter().map(|f| f.wire().into()).collect();
+        let compressors: Vec<i32> =
+            compression::SUPPORTED.iter().map(|c| compression::wire(*c).into()).collect();
         let requests = context.requests;
         let cache = reapi::CacheCapabilities {
             digest_functions: functions.clone(),
@@ -38,6 +40,8 @@ impl reapi::capabilities_server::Capabilities for Capabilities {
             }),
             max_batch_total_size_bytes: i64::try_from(requests.batch_bytes_max).unwrap_or(i64::MAX),
             max_cas_blob_size_bytes: i64::try_from(requests.blob_bytes_max).unwrap_or(i64::MAX),
+            supported_compressors: compressors.clone(),
+            supported_batch_update_compressors: compressors,
             symlink_absolute_path_strategy: reapi::symlink_absolute_path_strategy::Value::Disallowed.into(),
             ..Default::default()
         };

@@ -8,11 +8,11 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use prost::Message as _;
 use tonic::{Request, Response, Status};
-use wardian_proto::{Digest, reapi};
+use wardian_proto::{Compressor, Digest, DigestFunction, reapi};
 use wardian_store::tree::closure;
 use wardian_store::{BlobStore, StoreError, Upload};
 
-use super::{Context, REPLY_BYTES_MAX, digest, digests, entry_status};
+use super::{Context, REPLY_BYTES_MAX, bad_digest, compression, entry_status};
 
 /// Directories in one GetTree message, whatever the client asks for.
 const PAGE_DIRECTORIES_MAX: usize = 1000;
@@ -44,20 +44,22 @@ impl Cas {
 
     fn parse_entry(
         &self,
-        function: i32,
+        function: DigestFunction,
         entry: &reapi::batch_update_blobs_request::Request,
-    ) -> Result<Digest, Status> {
-        let digest = digest(function, entry.digest.as_ref())?;
-        if entry.compressor != reapi::compressor::Value::Identity as i32 {
-            return Err(Status::invalid_argument("compressor is not supported; send the blob as it is"));
-        }
+    ) -> Result<(Digest, Compressor), Status> {
+        let digest = Digest::from_wire(function, entry.digest.as_ref()).map_err(bad_digest)?;
+        let compressor = compression::from_wire(entry.compressor).ok_or_else(|| {
+            Status::invalid_argument(
+                "compressor is not offered: see supported_batch_update_compressors in Capabilities",
+            )
+        })?;
         // A batch is below this limit anyway; a lower limit may be configured.
         let max = self.0.requests.blob_bytes_max;
         if digest.size() > max {
             let text = format!("blob has {} bytes; limit max_cas_blob_size_bytes is {max}", digest.size());
             return Err(Status::invalid_argument(text));
         }
-        Ok(digest)
+        Ok((digest, compressor))
     }
 }
 
@@ -70,8 +72,8 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         request: Request<reapi::FindMissingBlobsRequest>,
     ) -> Result<Response<reapi::FindMissingBlobsResponse>, Status> {
         let request = request.into_inner();
-        self.0.instance(&request.instance_name)?;
-        let asked = digests(request.digest_function, &request.blob_digests)?;
+        let instance = self.0.instance(&request.instance_name)?;
+        let asked = instance.digests(request.digest_function, &request.blob_digests)?;
         let missing = self.0.blobs.find_missing(&asked).await?;
         let missing_blob_digests = missing.iter().map(Digest::to_wire).collect();
         Ok(Response::new(reapi::FindMissingBlobsResponse { missing_blob_digests }))
@@ -82,12 +84,20 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         request: Request<reapi::BatchUpdateBlobsRequest>,
     ) -> Result<Response<reapi::BatchUpdateBlobsResponse>, Status> {
         let request = request.into_inner();
-        self.0.instance(&request.instance_name)?;
-        self.check_batch(request.requests.iter().map(|r| r.data.len() as u64))?;
-        let parsed: Vec<Result<Digest, Status>> =
-            request.requests.iter().map(|entry| self.parse_entry(request.digest_function, entry)).collect();
-        let good = parsed.iter().zip(&request.requests).filter_map(|(digest, entry)| {
-            digest.as_ref().ok().map(|digest| Upload::bytes(*digest, entry.data.clone()))
+        let instance = self.0.instance(&request.instance_name)?;
+        let first = request.requests.first().and_then(|entry| entry.digest.as_ref());
+        let functions = &instance.digest_functions;
+        let function = functions
+            .resolve(request.digest_function, first.map(|digest| digest.hash.as_str()))
+            .map_err(bad_digest)?;
+        let parsed: Vec<_> = request.requests.iter().map(|entry| self.parse_entry(function, entry)).collect();
+        // What is sent and what it says it becomes: both must fit.
+        self.check_batch(parsed.iter().zip(&request.requests).map(|(parsed, entry)| {
+            let decoded = parsed.as_ref().map_or(0, |(digest, _)| digest.size());
+            decoded.max(entry.data.len() as u64)
+        }))?;
+        let good = parsed.iter().zip(&request.requests).filter_map(|(parsed, entry)| {
+            parsed.as_ref().ok().map(|(digest, compressor)| upload(*digest, *compressor, &entry.data))
         });
         let mut stored = VecDeque::from(self.0.blobs.put_batch(good.collect()).await);
         let mut responses = Vec::with_capacity(parsed.len());
@@ -105,28 +115,36 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         request: Request<reapi::BatchReadBlobsRequest>,
     ) -> Result<Response<reapi::BatchReadBlobsResponse>, Status> {
         let request = request.into_inner();
-        self.0.instance(&request.instance_name)?;
-        let asked = digests(request.digest_function, &request.digests)?;
+        let instance = self.0.instance(&request.instance_name)?;
+        let asked = instance.digests(request.digest_function, &request.digests)?;
         self.check_batch(asked.iter().map(Digest::size))?;
+        let compressor = preferred(&request.acceptable_compressors);
         let mut room = REPLY_BYTES_MAX;
         let mut responses = Vec::with_capacity(asked.len());
         for (wire, outcome) in request.digests.into_iter().zip(self.0.blobs.get_batch(&asked).await) {
+            let (data, compressor) = match outcome {
+                Ok(data) => match compression::compress_small(compressor, &data).await {
+                    Some(encoded) => (Ok(encoded), compressor),
+                    None => (Ok(data), Compressor::Identity),
+                },
+                Err(error) => (Err(Status::from(error)), Compressor::Identity),
+            };
             // Many tiny blobs can make a reply that is larger than the sum of their sizes.
-            let outcome = outcome.map_err(Status::from).and_then(|data| {
+            let data = data.and_then(|data| {
                 let cost = data.len() + ENTRY_OVERHEAD_BYTES;
                 room = room.checked_sub(cost).ok_or_else(|| {
                     Status::resource_exhausted("the reply is full; ask for this blob in another call")
                 })?;
                 Ok(data)
             });
-            let (data, outcome) = match outcome {
+            let (data, outcome) = match data {
                 Ok(data) => (data, Ok(())),
                 Err(status) => (Bytes::new(), Err(status)),
             };
             responses.push(reapi::batch_read_blobs_response::Response {
                 digest: Some(wire),
                 data,
-                compressor: reapi::compressor::Value::Identity.into(),
+                compressor: compression::wire(compressor).into(),
                 status: Some(entry_status(outcome)),
             });
         }
@@ -138,8 +156,8 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         request: Request<reapi::GetTreeRequest>,
     ) -> Result<Response<Self::GetTreeStream>, Status> {
         let request = request.into_inner();
-        self.0.instance(&request.instance_name)?;
-        let root = digest(request.digest_function, request.root_digest.as_ref())?;
+        let instance = self.0.instance(&request.instance_name)?;
+        let root = instance.digest(request.digest_function, request.root_digest.as_ref())?;
         let page = match usize::try_from(request.page_size) {
             Err(_) => return Err(Status::invalid_argument("page_size is negative")),
             Ok(0) => PAGE_DIRECTORIES_MAX,
@@ -177,6 +195,22 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         _: Request<reapi::SpliceBlobRequest>,
     ) -> Result<Response<reapi::SpliceBlobResponse>, Status> {
         Err(Status::unimplemented("SpliceBlob is not offered: see splice_blob_support in Capabilities"))
+    }
+}
+
+/// The encoding of a reply: the best one that the client accepts. Numbers it knows and we do not are skipped.
+fn preferred(acceptable: &[i32]) -> Compressor {
+    let accepted = |c: &&Compressor| acceptable.contains(&compression::wire(**c).into());
+    compression::SUPPORTED.iter().find(accepted).copied().unwrap_or(Compressor::Identity)
+}
+
+fn upload(digest: Digest, compressor: Compressor, data: &Bytes) -> Upload {
+    match compressor {
+        Compressor::Identity => Upload::bytes(digest, data.clone()),
+        encoded => {
+            let pieces = futures::stream::iter([Ok(data.clone())]);
+            Upload::stream(digest, compression::decompress(encoded, pieces))
+        }
     }
 }
 

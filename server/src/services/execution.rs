@@ -13,7 +13,7 @@ use wardian_scheduler::state::View;
 use wardian_scheduler::{Job, Operation, OperationName, Stage, SubmitError};
 
 use super::inline::Inline;
-use super::{Context, digest, failure_status};
+use super::{Context, failure_status};
 
 /// Files that one request may ask to have inlined.
 const INLINE_FILES_MAX: usize = 10_000;
@@ -41,7 +41,7 @@ impl reapi::execution_server::Execution for Execution {
     ) -> Result<Response<OperationStream>, Status> {
         let request = request.into_inner();
         let instance = self.0.instance(&request.instance_name)?;
-        let action_digest = digest(request.digest_function, request.action_digest.as_ref())?;
+        let action_digest = instance.digest(request.digest_function, request.action_digest.as_ref())?;
         if request.inline_output_files.len() > INLINE_FILES_MAX {
             let text = format!("inline_output_files has more than {INLINE_FILES_MAX} paths");
             return Err(Status::invalid_argument(text));
@@ -58,9 +58,9 @@ impl reapi::execution_server::Execution for Execution {
         action::timeout(&action, limits).map_err(|f| failure_status(&f))?;
         if !request.skip_cache_lookup
             && !action.do_not_cache
-            && let Some(result) = self.0.action_cache.get(&instance, &action_digest).await?
+            && let Some(result) = self.0.action_cache.get(&instance.name, &action_digest).await?
         {
-            return Ok(Response::new(self.cached(&instance, action_digest, result, hints).await));
+            return Ok(Response::new(self.cached(&instance.name, action_digest, result, hints).await));
         }
         // Before the action waits for anything: what is there now is there when a worker wants it.
         let inputs = match self.0.pin_inputs(action_digest, &action).await {
@@ -69,7 +69,7 @@ impl reapi::execution_server::Execution for Execution {
             Err(failure @ Failure::MissingBlobs(_)) => {
                 let response =
                     reapi::ExecuteResponse { status: Some(failure.to_status()), ..Default::default() };
-                return Ok(Response::new(done_at_once(&instance, &action_digest, &response)));
+                return Ok(Response::new(done_at_once(&instance.name, &action_digest, &response)));
             }
             Err(failure) => return Err(failure_status(&failure)),
         };
@@ -77,7 +77,7 @@ impl reapi::execution_server::Execution for Execution {
             .await
             .map_err(|f| failure_status(&f))?;
         let job = Job {
-            instance,
+            instance: instance.name.clone(),
             action: action_digest,
             platform,
             priority: request.execution_policy.map_or(0, |policy| policy.priority),

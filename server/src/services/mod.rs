@@ -4,6 +4,7 @@ mod action_cache;
 mod byte_stream;
 mod capabilities;
 mod cas;
+mod compression;
 mod execution;
 mod inline;
 mod inputs;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use tonic::{Code, Status};
-use wardian_proto::{Digest, DigestError, DigestFunction, InstanceName, ResourceNameError, reapi};
+use wardian_proto::{Digest, DigestError, DigestFunctions, InstanceName, ResourceNameError, reapi};
 use wardian_runtime::{Failure, Limits};
 use wardian_scheduler::LocalQueue;
 use wardian_store::BlobStore;
@@ -22,6 +23,7 @@ use wardian_store::action_cache::ActionCache;
 use wardian_store::tree_pins::TreePins;
 
 use crate::config::RequestLimits;
+use crate::instance::Instance;
 
 pub(crate) use routes::{SERVED, routes};
 
@@ -37,7 +39,7 @@ pub(crate) struct Context {
     pub(crate) tree_pins: Arc<TreePins>,
     pub(crate) action_cache: ActionCache,
     pub(crate) queue: LocalQueue,
-    pub(crate) instances: Vec<InstanceName>,
+    pub(crate) instances: Vec<Instance>,
     pub(crate) action_cache_update: bool,
     pub(crate) requests: RequestLimits,
     pub(crate) limits: Limits,
@@ -45,20 +47,41 @@ pub(crate) struct Context {
 
 impl Context {
     /// Parses an instance name and makes sure that it is served.
-    fn instance(&self, name: &str) -> Result<InstanceName, Status> {
+    fn instance(&self, name: &str) -> Result<&Instance, Status> {
         let parsed = InstanceName::parse(name).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        self.served(parsed)
+        self.served(&parsed)
     }
 
-    fn served(&self, instance: InstanceName) -> Result<InstanceName, Status> {
-        if self.instances.contains(&instance) {
-            return Ok(instance);
-        }
-        let known: Vec<String> = self.instances.iter().map(|i| format!("{i:?}")).collect();
-        Err(Status::invalid_argument(format!(
-            "instance {instance:?} is not served here; served: {} (setting `instances`)",
-            known.join(", ")
-        )))
+    fn served(&self, name: &InstanceName) -> Result<&Instance, Status> {
+        self.instances.iter().find(|instance| instance.name == *name).ok_or_else(|| {
+            let known: Vec<String> = self.instances.iter().map(|i| format!("{:?}", i.name)).collect();
+            Status::invalid_argument(format!(
+                "instance {name:?} is not served here; served: {} (setting `instances`)",
+                known.join(", ")
+            ))
+        })
+    }
+
+    /// The digest functions by which resource names of an instance are read.
+    fn functions(&self, name: &InstanceName) -> DigestFunctions {
+        // A name that is not served is refused once it was read, whatever its hash.
+        self.served(name).map_or_else(|_| DigestFunctions::all_but_murmur3(), |i| i.digest_functions.clone())
+    }
+}
+
+impl Instance {
+    /// Parses a request's digest under its `digest_function` field.
+    fn digest(&self, function: i32, wire: Option<&reapi::Digest>) -> Result<Digest, Status> {
+        let hash = wire.map(|wire| wire.hash.as_str());
+        let function = self.digest_functions.resolve(function, hash).map_err(bad_digest)?;
+        Digest::from_wire(function, wire).map_err(bad_digest)
+    }
+
+    /// Parses a list of digests, all under one function: the first tells which if the field does not.
+    fn digests(&self, function: i32, wire: &[reapi::Digest]) -> Result<Vec<Digest>, Status> {
+        let hash = wire.first().map(|wire| wire.hash.as_str());
+        let function = self.digest_functions.resolve(function, hash).map_err(bad_digest)?;
+        wire.iter().map(|d| Digest::from_wire(function, Some(d)).map_err(bad_digest)).collect()
     }
 }
 
@@ -68,18 +91,6 @@ fn bad_digest(error: DigestError) -> Status {
 
 fn bad_name(error: ResourceNameError) -> Status {
     Status::invalid_argument(error.to_string())
-}
-
-/// Parses a request's digest under its `digest_function` field.
-fn digest(function: i32, wire: Option<&reapi::Digest>) -> Result<Digest, Status> {
-    let function = DigestFunction::from_wire(function).map_err(bad_digest)?;
-    Digest::from_wire(function, wire).map_err(bad_digest)
-}
-
-/// Parses a list of digests under one function.
-fn digests(function: i32, wire: &[reapi::Digest]) -> Result<Vec<Digest>, Status> {
-    let function = DigestFunction::from_wire(function).map_err(bad_digest)?;
-    wire.iter().map(|d| Digest::from_wire(function, Some(d)).map_err(bad_digest)).collect()
 }
 
 /// A failure before there is an operation: the status of the call, details included.

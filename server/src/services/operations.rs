@@ -48,7 +48,7 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
             Ok(size) => size.min(PAGE_OPERATIONS_MAX),
         };
         let after = (!request.page_token.is_empty()).then(|| OperationName::from_client(&request.page_token));
-        let names = self.0.queue.list(&instance, after.as_ref(), size);
+        let names = self.0.queue.list(&instance.name, after.as_ref(), size);
         let mut more = names.len() == size;
         let mut bytes = 0;
         let mut last = None;

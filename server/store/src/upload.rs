@@ -44,7 +44,7 @@ pub enum Step {
 impl Upload {
     /// An upload of bytes at hand.
     pub fn bytes(digest: Digest, data: impl Into<Bytes>) -> Self {
-        Self { digest, hasher: digest.function().hasher(), body: Body::Bytes(Some(data.into())) }
+        Self { digest, hasher: digest.function().hasher(digest.size()), body: Body::Bytes(Some(data.into())) }
     }
 
     /// An upload of bytes that arrive piece by piece.
@@ -52,7 +52,7 @@ impl Upload {
         digest: Digest,
         pieces: impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static,
     ) -> Self {
-        Self { digest, hasher: digest.function().hasher(), body: Body::Stream(pieces.boxed()) }
+        Self { digest, hasher: digest.function().hasher(digest.size()), body: Body::Stream(pieces.boxed()) }
     }
 
     /// The digest that the bytes must match.

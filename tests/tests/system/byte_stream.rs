@@ -17,7 +17,7 @@ pub(crate) fn write_name(digest: &Digest) -> String {
     format!("uploads/6b8b1a54-3a3c-4f4c-9f0e-3a8f2a0d7c11/blobs/{digest}")
 }
 
-async fn read(server: &TestServer, request: ReadRequest) -> Result<Bytes, Status> {
+pub(crate) async fn read(server: &TestServer, request: ReadRequest) -> Result<Bytes, Status> {
     let mut pieces = server.byte_stream().read(request).await?.into_inner();
     let mut whole = Vec::new();
     while let Some(piece) = pieces.message().await? {
@@ -73,10 +73,10 @@ async fn names_that_read_nothing_are_refused() {
         format!("blobs/{hash}/+{size}"),
         format!("blobs/{hash}/0{size}x"),
         format!("blobs/sha256/{hash}/{size}"),
-        format!("blobs/blake3/{hash}/{size}"),
+        format!("blobs/gitsha1/{hash}/{size}"),
         format!("actions/{hash}/{size}"),
         format!("compressed-blobs/identity/{hash}/{size}"),
-        format!("compressed-blobs/zstd/{hash}/{size}"),
+        format!("compressed-blobs/gzip/{hash}/{size}"),
         write_name(&stored),
     ] {
         let request = ReadRequest { resource_name: name.clone(), ..Default::default() };
@@ -96,8 +96,7 @@ async fn names_that_write_nothing_are_refused() {
         format!("uploads//blobs/{hash}/{size}"),
         format!("uploads/blobs/{hash}/{size}"),
         format!("uploads/u/blobs/{hash}"),
-        format!("uploads/u/compressed-blobs/zstd/{hash}/{size}"),
-        format!("uploads/u/compressed-blobs/deflate/{hash}/{size}"),
+        format!("uploads/u/compressed-blobs/gzip/{hash}/{size}"),
         format!("uploads/u/compressed-blobs/identity/{hash}/{size}"),
     ] {
         let refused = write(&server, messages(&name, &data, 100)).await;

@@ -239,6 +239,24 @@ async fn a_guest_of_the_baseline_tier_is_stopped_traps_and_is_bounded_like_other
     assert!(compiled(&server.compiled()).iter().all(|name| name.contains("-baseline-")));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_action_can_ask_for_a_tier() {
+    let tool = digest(&guest("hello"));
+    let server = TestServer::with(|config| config.worker.compile.trusted = vec![tool]).await;
+    for tier in ["metered", "optimized", "baseline"] {
+        let at = [("OSFamily", "wasi"), ("wasm-tier", tier)];
+        let ended = server.succeed(hello().platform(&at)).await;
+        assert_eq!(server.streams(&ended).await.0, "hello from a guest");
+        let made = format!("-{tier}-");
+        assert!(compiled(&server.compiled()).iter().any(|name| name.contains(&made)), "{tier}");
+        let looped = TestAction::wasm("loop", &[]).platform(&at).timeout(Duration::from_secs(1));
+        let code = if tier == "baseline" { Code::FailedPrecondition } else { Code::DeadlineExceeded };
+        assert_eq!(soon("the end", server.refused(looped)).await.code, code, "{tier}");
+    }
+    let unknown = hello().platform(&[("OSFamily", "wasi"), ("wasm-tier", "interpreted")]);
+    assert_eq!(server.refused(unknown).await.code, Code::FailedPrecondition);
+}
+
 /// Computes with NaNs of odd payloads, and writes the bits of what came out.
 const NANS: &str = r#"(module
     (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))

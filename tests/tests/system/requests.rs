@@ -168,8 +168,7 @@ async fn malformed_digests_are_refused_everywhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn digest_functions_that_are_not_offered_are_refused_everywhere() {
     let server = TestServer::start().await;
-    for function in [Function::Sha1, Function::Md5, Function::Sha256tree, Function::Blake3, Function::Gitsha1]
-    {
+    for function in [Function::Sha1, Function::Md5, Function::Murmur3, Function::Gitsha1] {
         let codes = every_call(&server, &Asked { function, ..Asked::default() }).await;
         all_invalid(&codes, function.as_str_name());
     }
@@ -211,21 +210,23 @@ async fn capabilities_say_what_the_server_can_do() {
         assert_eq!(got.high_api_version, version(2, 12));
         let sha256 = i32::from(Function::Sha256);
         let cache = got.cache_capabilities.unwrap();
-        assert_eq!(cache.digest_functions, [sha256]);
+        let functions =
+            [Function::Sha256, Function::Sha384, Function::Sha512, Function::Sha256tree, Function::Blake3];
+        let functions = functions.map(i32::from);
+        assert_eq!(cache.digest_functions, functions);
         assert!(cache.action_cache_update_capabilities.unwrap().update_enabled);
         assert!((1..4 << 20).contains(&cache.max_batch_total_size_bytes));
         assert_eq!(cache.max_cas_blob_size_bytes, 1 << 30);
         let disallowed = reapi::symlink_absolute_path_strategy::Value::Disallowed;
         assert_eq!(cache.symlink_absolute_path_strategy, i32::from(disallowed));
-        assert!(
-            cache.supported_compressors.is_empty() && cache.supported_batch_update_compressors.is_empty()
-        );
+        assert_eq!(cache.supported_compressors, [1, 2, 3]);
+        assert_eq!(cache.supported_batch_update_compressors, [1, 2, 3]);
         assert!(!cache.split_blob_support && !cache.splice_blob_support);
         assert!(cache.fast_cdc_2020_params.is_none() && cache.rep_max_cdc_params.is_none());
         let execution = got.execution_capabilities.unwrap();
         assert!(execution.exec_enabled);
         assert_eq!(execution.digest_function, sha256);
-        assert_eq!(execution.digest_functions, [sha256]);
+        assert_eq!(execution.digest_functions, functions);
         assert!(execution.supported_node_properties.is_empty());
         let range = &execution.execution_priority_capabilities.unwrap().priorities[0];
         assert!(range.min_priority < 0 && range.max_priority > 0);

@@ -98,6 +98,8 @@ impl Run {
         context.handles().set_max_capacity(self.limits.wasm_handles_max);
         let mut store = Store::new(engine, Guest { context, limiter });
         self.watch(&mut store, started);
+        // Only metered code counts; elsewhere this is refused, and there is nothing to set.
+        let _ = store.set_fuel(u64::MAX);
         let ended = tokio::runtime::Handle::current().block_on(self.until_stopped(start(module, &mut store)));
         let ended = ended.map_err(|error| self.too_many_handles(error));
         Ok(outcome(ended, &store.data().limiter, &stdout, &stderr, started.elapsed()))

@@ -26,7 +26,8 @@ mod modules;
 pub use modules::TrustedModules;
 
 use compile::CompileSettings;
-use modules::{Metering, Modules};
+use engines::Tier;
+use modules::Modules;
 
 /// How often a running guest is asked whether it should stop.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
@@ -70,10 +71,15 @@ impl WasmExecutor {
         self.modules.trusted().clone()
     }
 
+    /// The values of the platform property `wasm-tier` that actions may have here.
+    pub(crate) fn tiers(&self) -> Vec<String> {
+        self.modules.tiers().iter().map(ToString::to_string).collect()
+    }
+
     /// Runs a module in a folder with nothing around it, to measure what that costs.
     #[doc(hidden)]
     pub async fn run_bare(&self, module: &wardian_proto::Digest, folder: &Path) -> Result<Outcome, Failure> {
-        let module = self.modules.get(module, Metering::Off).await?;
+        let module = self.modules.get(module, None).await?;
         let (_, cancelled) = tokio::sync::watch::channel(false);
         let run = guest::Run {
             arguments: vec!["bare".into()],
@@ -98,7 +104,7 @@ impl WasmExecutor {
         }
         let Ok(path) = tool_path(&spec.working_directory, &spec.arguments[0]) else { return Ok(false) };
         let Some(file) = input.file(&path) else { return Ok(false) };
-        if self.modules.knows(&file.digest, Metering::Off) {
+        if self.modules.knows(&file.digest, None) {
             return Ok(true);
         }
         let head = ByteRange { offset: 0, limit: Some(MAGIC.len() as u64) };
@@ -125,6 +131,15 @@ impl Drop for WasmExecutor {
     fn drop(&mut self) {
         self.ticker.store(false, Ordering::Relaxed);
     }
+}
+
+/// The platform property that names the tier to run at. An audit compares tiers; nobody else needs it.
+pub(crate) const TIER_PROPERTY: &str = "wasm-tier";
+
+/// The tier that an action asks for.
+fn tier(spec: &crate::action::ActionSpec) -> Result<Option<Tier>, Failure> {
+    let tier = spec.platform.get(TIER_PROPERTY).map(str::parse).transpose();
+    tier.map_err(|why| Failure::InvalidArgument(format!("platform property {TIER_PROPERTY}: {why}")))
 }
 
 /// A tool's path with a slash, as a path of the input root. The guest's `/` is the input root.
@@ -161,18 +176,18 @@ impl Executor for WasmExecutor {
     fn awaits(&self, task: &Task<'_>) -> Option<String> {
         // Without a tool, `prepare` fails and says why.
         let tool = self.tool(task).ok()?;
-        self.modules.awaits(&tool.digest, Metering::Off)
+        self.modules.awaits(&tool.digest, tier(task.spec).ok()?)
     }
 
     /// Compiles the module, or waits for whoever compiles it already.
     async fn prepare(&self, task: &Task<'_>) -> Result<(), Failure> {
         let tool = self.tool(task)?;
-        self.modules.get(&tool.digest, Metering::Off).await.map(|_| ())
+        self.modules.get(&tool.digest, tier(task.spec)?).await.map(|_| ())
     }
 
     async fn run(&self, task: &Task<'_>) -> Result<Outcome, Failure> {
         let tool = self.tool(task)?;
-        let module = self.modules.get(&tool.digest, Metering::Off).await?;
+        let module = self.modules.get(&tool.digest, tier(task.spec)?).await?;
         let run = guest::Run {
             arguments: task.spec.arguments.clone(),
             environment: task.spec.environment.clone(),

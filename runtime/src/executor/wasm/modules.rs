@@ -29,6 +29,10 @@ use super::link::{self, Loaded};
 use crate::input_root::blocking;
 use crate::{Failure, Limits};
 
+/// Modules that are being compiled or wait for it, and again in the background. Those whose actions were
+/// cancelled are among them.
+const PREPARING_MAX: usize = 256;
+
 /// A module in memory, and how it came there.
 #[derive(Clone)]
 pub(super) struct Ready {
@@ -74,21 +78,16 @@ struct Common {
     stopped: watch::Receiver<bool>,
 }
 
+/// A module, and the tier that it must run at if any will not do.
+type Wanted = (Digest, Option<Tier>);
+
 #[derive(Default)]
 struct State {
-    loaded: HashMap<(Digest, Metering), (u64, Ready)>,
+    loaded: HashMap<Wanted, (u64, Ready)>,
     clock: u64,
-    preparing: HashMap<(Digest, Metering), Preparation>,
+    preparing: HashMap<Wanted, Preparation>,
     /// Compilations of the optimized tier behind a baseline that runs, or for the worker's start.
     improving: HashMap<Digest, Preparation>,
-}
-
-/// Whether the guest's instructions are counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Metering {
-    #[expect(dead_code, reason = "no action can ask for it yet")]
-    On,
-    Off,
 }
 
 impl Modules {
@@ -134,22 +133,32 @@ impl Modules {
         &self.shared.trusted
     }
 
-    /// Returns a module ready to run, compiling it when this worker never saw it.
-    pub(super) async fn get(&self, module: &Digest, metering: Metering) -> Result<Ready, Failure> {
-        if let Some(ready) = self.shared.loaded(module, metering) {
+    /// The tiers that an action may ask for here.
+    pub(super) fn tiers(&self) -> Vec<Tier> {
+        let mut tiers = Tier::ALL.to_vec();
+        tiers.retain(|tier| match tier {
+            Tier::Baseline => self.shared.has_baseline(),
+            Tier::Optimized | Tier::Metered => true,
+        });
+        tiers
+    }
+
+    /// Returns a module ready to run, at a certain tier if need be, compiling it when this worker never saw it.
+    pub(super) async fn get(&self, module: &Digest, tier: Option<Tier>) -> Result<Ready, Failure> {
+        if let Some(ready) = self.shared.loaded(module, tier) {
             return Ok(ready);
         }
-        self.shared.prepare(*module, metering).await
+        self.shared.prepare(*module, tier)?.await
     }
 
     /// Whether machine code of the module is in memory or on the disk, so that it is a module for certain.
-    pub(super) fn knows(&self, module: &Digest, metering: Metering) -> bool {
-        self.shared.loaded(module, metering).is_some() || !self.shared.on_disk(module, metering).is_empty()
+    pub(super) fn knows(&self, module: &Digest, tier: Option<Tier>) -> bool {
+        self.shared.loaded(module, tier).is_some() || !self.shared.on_disk(module, tier).is_empty()
     }
 
     /// What a module that is not [known](Self::knows) waits for.
-    pub(super) fn awaits(&self, module: &Digest, metering: Metering) -> Option<String> {
-        if self.knows(module, metering) {
+    pub(super) fn awaits(&self, module: &Digest, tier: Option<Tier>) -> Option<String> {
+        if self.knows(module, tier) {
             return None;
         }
         let others = {
@@ -188,25 +197,25 @@ impl Common {
         self.state.lock().expect("no code that holds this lock panics")
     }
 
-    fn loaded(&self, module: &Digest, metering: Metering) -> Option<Ready> {
+    fn loaded(&self, module: &Digest, tier: Option<Tier>) -> Option<Ready> {
         let mut state = self.lock();
         state.clock += 1;
         let now = state.clock;
-        let (used, ready) = state.loaded.get_mut(&(*module, metering))?;
+        let (used, ready) = state.loaded.get_mut(&(*module, tier))?;
         *used = now;
         Some(ready.clone())
     }
 
     /// Puts a module into memory, in place of the one used longest ago.
-    fn keep_loaded(&self, module: Digest, metering: Metering, ready: &Ready) {
+    fn keep_loaded(&self, module: Digest, tier: Option<Tier>, ready: &Ready) {
         let mut state = self.lock();
         state.clock += 1;
         let now = state.clock;
-        if ready.tier == Tier::Baseline && state.loaded.contains_key(&(module, metering)) {
+        if ready.tier == Tier::Baseline && state.loaded.contains_key(&(module, tier)) {
             // The optimized tier was quicker.
             return;
         }
-        state.loaded.insert((module, metering), (now, ready.clone()));
+        state.loaded.insert((module, tier), (now, ready.clone()));
         if state.loaded.len() > self.limits.wasm_modules_loaded_max {
             let oldest = state.loaded.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
             state.loaded.remove(&oldest.expect("there is more than one"));
@@ -217,49 +226,56 @@ impl Common {
         Some(Key::new(module, tier, self.fingerprints.get(&tier)?))
     }
 
+    fn has_baseline(&self) -> bool {
+        self.baseline != Baseline::Off && self.engines.roomy(Tier::Baseline).is_some()
+    }
+
+    /// Whether a module may run at the baseline tier.
+    fn may_be_baseline(&self, module: &Digest) -> bool {
+        self.has_baseline() && (self.baseline == Baseline::All || self.trusted.has(module))
+    }
+
     /// The tiers that may serve, the better ones first.
-    fn tiers(&self, module: &Digest, metering: Metering) -> Vec<Tier> {
-        let trusted = || match self.baseline {
-            Baseline::Off => false,
-            Baseline::Toolchains => self.trusted.has(module),
-            Baseline::All => true,
+    fn tiers(&self, module: &Digest, wanted: Option<Tier>) -> Vec<Tier> {
+        let mut tiers = match wanted {
+            None => vec![Tier::Optimized, Tier::Baseline],
+            Some(tier) => vec![tier],
         };
-        match metering {
-            // Winch does not count the way Cranelift does, and a verdict on fuel is the same everywhere.
-            Metering::On => vec![Tier::Metered],
-            Metering::Off if self.engines.roomy(Tier::Baseline).is_some() && trusted() => {
-                vec![Tier::Optimized, Tier::Baseline]
-            }
-            Metering::Off => vec![Tier::Optimized],
-        }
+        tiers.retain(|tier| *tier != Tier::Baseline || self.may_be_baseline(module));
+        tiers
     }
 
     /// The tiers that may serve and are on the disk, the better ones first.
-    fn on_disk(&self, module: &Digest, metering: Metering) -> Vec<Tier> {
-        let mut tiers = self.tiers(module, metering);
+    fn on_disk(&self, module: &Digest, tier: Option<Tier>) -> Vec<Tier> {
+        let mut tiers = self.tiers(module, tier);
         tiers.retain(|tier| self.key(module, *tier).is_some_and(|key| self.artifacts.has(&key)));
         tiers
     }
 
     /// Joins the preparation of a module, or begins it.
-    fn prepare(self: &Arc<Self>, module: Digest, metering: Metering) -> Preparation {
+    fn prepare(self: &Arc<Self>, module: Digest, tier: Option<Tier>) -> Result<Preparation, Failure> {
         let mut state = self.lock();
-        if let Some(preparation) = state.preparing.get(&(module, metering)) {
-            return preparation.clone();
+        if let Some(preparation) = state.preparing.get(&(module, tier)) {
+            return Ok(preparation.clone());
+        }
+        if state.preparing.len() >= PREPARING_MAX {
+            return Err(Failure::ResourceExhausted(format!(
+                "{PREPARING_MAX} modules are being compiled or wait for it already"
+            )));
         }
         let shared = Arc::clone(self);
         let work = async move {
-            let ready = shared.first_ready(module, metering).await;
+            let ready = shared.first_ready(module, tier).await;
             if let Ok(ready) = &ready {
-                shared.keep_loaded(module, metering, ready);
+                shared.keep_loaded(module, tier, ready);
             }
             ready
         };
         let shared = Arc::clone(self);
-        let done = move || drop(shared.lock().preparing.remove(&(module, metering)));
+        let done = move || drop(shared.lock().preparing.remove(&(module, tier)));
         let preparation = self.begin(work, done);
-        state.preparing.insert((module, metering), preparation.clone());
-        preparation
+        state.preparing.insert((module, tier), preparation.clone());
+        Ok(preparation)
     }
 
     /// Joins the compilation of the optimized tier in the background, or begins it.
@@ -274,7 +290,7 @@ impl Common {
                 Some(ready) => ready,
                 None => shared.compile(module, Tier::Optimized, Urgency::Background).await?,
             };
-            shared.keep_loaded(module, Metering::Off, &ready);
+            shared.keep_loaded(module, None, &ready);
             // Nothing loads it any more.
             if let Some(key) = shared.key(&module, Tier::Baseline) {
                 shared.artifacts.remove(&key);
@@ -315,22 +331,29 @@ impl Common {
     }
 
     /// Gets the first tier of a module that can be had, and sees to it that the best one follows.
-    async fn first_ready(self: &Arc<Self>, module: Digest, metering: Metering) -> Result<Ready, Failure> {
+    async fn first_ready(self: &Arc<Self>, module: Digest, wanted: Option<Tier>) -> Result<Ready, Failure> {
         let mut ready = None;
-        for tier in self.on_disk(&module, metering) {
-            ready = ready.or(self.load(module, tier).await?);
+        for tier in self.on_disk(&module, wanted) {
+            ready = self.load(module, tier).await?;
+            if ready.is_some() {
+                break;
+            }
         }
         let ready = match ready {
             Some(ready) => ready,
-            None => self.compile_first(module, metering).await?,
+            None => self.compile_first(module, wanted).await?,
         };
-        if ready.tier == Tier::Baseline {
+        if ready.tier == Tier::Baseline && wanted.is_none() {
             self.improve_behind(module);
         }
         Ok(ready)
     }
 
     fn improve_behind(self: &Arc<Self>, module: Digest) {
+        if self.lock().improving.len() >= PREPARING_MAX {
+            // It is tried again when the baseline is next loaded.
+            return;
+        }
         let improving = self.improve(module);
         tokio::spawn(async move {
             match improving.await {
@@ -340,9 +363,9 @@ impl Common {
         });
     }
 
-    async fn compile_first(self: &Arc<Self>, module: Digest, metering: Metering) -> Result<Ready, Failure> {
-        let tiers = self.tiers(&module, metering);
-        if tiers.contains(&Tier::Baseline) {
+    async fn compile_first(self: &Arc<Self>, module: Digest, wanted: Option<Tier>) -> Result<Ready, Failure> {
+        let tiers = self.tiers(&module, wanted);
+        if wanted.is_none() && tiers.contains(&Tier::Baseline) {
             match self.compile(module, Tier::Baseline, Urgency::Foreground).await {
                 Ok(ready) => return Ok(ready),
                 Err(missing @ Failure::MissingBlobs(_)) => return Err(missing),
@@ -350,10 +373,16 @@ impl Common {
                 Err(refused) => tracing::info!(%module, %refused, "no baseline tier"),
             }
         }
+        let Some(best) = tiers.first() else {
+            return Err(Failure::FailedPrecondition(format!(
+                "module {module} is of no registered toolchain and does not run at the baseline tier \
+                 (worker.compile.baseline)"
+            )));
+        };
         let improving = self.lock().improving.get(&module).cloned();
         match improving {
-            Some(improving) if metering == Metering::Off => improving.await,
-            _ => self.compile(module, tiers[0], Urgency::Foreground).await,
+            Some(improving) if *best == Tier::Optimized => improving.await,
+            _ => self.compile(module, *best, Urgency::Foreground).await,
         }
     }
 

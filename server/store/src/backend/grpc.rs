@@ -241,7 +241,9 @@ impl GrpcStore {
 impl BlobStore for GrpcStore {
     async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
         let mut missing = Vec::new();
-        for batch in distinct_non_empty(digests).chunks(self.limits.digests_max.max(1)) {
+        let asked = distinct_non_empty(digests);
+        let alike = asked.chunk_by(|a, b| a.function() == b.function());
+        for batch in alike.flat_map(|alike| alike.chunks(self.limits.digests_max.max(1))) {
             missing.extend(self.find_missing_among(batch).await?);
         }
         Ok(missing)
@@ -341,8 +343,9 @@ impl<T> Default for Group<T> {
 
 impl<T> Group<T> {
     fn is_full_for(&self, next: &Digest, limits: &GrpcStoreLimits) -> bool {
+        let Some((first, _)) = self.members.first() else { return false };
         let too_large = self.bytes.saturating_add(next.size()) > limits.batch_bytes_max;
-        !self.members.is_empty() && (too_large || self.members.len() >= limits.batch_blobs_max)
+        too_large || self.members.len() >= limits.batch_blobs_max || first.function() != next.function()
     }
 
     fn push(&mut self, digest: Digest, member: T) {
@@ -351,7 +354,7 @@ impl<T> Group<T> {
     }
 }
 
-/// The digest function of a batch, for its request. There is one function on offer, so all have it.
+/// The digest function of a batch, for its request. All members have it.
 fn function_of(batch: &[Digest]) -> i32 {
     batch.first().map_or(0, |digest| digest.function().wire() as i32)
 }

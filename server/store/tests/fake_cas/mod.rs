@@ -17,7 +17,7 @@ use wardian_proto::reapi::content_addressable_storage_server::{
     ContentAddressableStorage, ContentAddressableStorageServer,
 };
 use wardian_proto::reapi::*;
-use wardian_proto::{Digest, DigestFunction, InstanceName, ReadName, WriteName, rpc};
+use wardian_proto::{Digest, DigestFunction, DigestFunctions, InstanceName, ReadName, WriteName, rpc};
 use wardian_store::backend::{GrpcStore, GrpcStoreLimits, MemoryStore};
 use wardian_store::{BlobStore, ByteRange, Upload, collect};
 
@@ -198,7 +198,8 @@ impl ByteStream for Cas {
 
     async fn read(&self, r: Request<ReadRequest>) -> Answer<Self::ReadStream> {
         let r = r.into_inner();
-        let name = ReadName::parse(&r.resource_name).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let name = ReadName::parse(&r.resource_name, |_| DigestFunctions::all_but_murmur3())
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
         self.admit(name.instance.as_str())?;
         let offset = u64::try_from(r.read_offset).map_err(|_| Status::out_of_range("offset"))?;
         let limit = u64::try_from(r.read_limit).map_err(|_| Status::invalid_argument("limit"))?;
@@ -222,8 +223,8 @@ impl ByteStream for Cas {
     async fn write(&self, r: Request<Streaming<WriteRequest>>) -> Answer<WriteResponse> {
         let mut messages = r.into_inner();
         let mut first = messages.message().await?.ok_or_else(|| Status::invalid_argument("no message"))?;
-        let name =
-            WriteName::parse(&first.resource_name).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let name = WriteName::parse(&first.resource_name, |_| DigestFunctions::all_but_murmur3())
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
         self.admit(name.instance.as_str())?;
         let size = i64::try_from(name.digest.size()).unwrap();
         refuse(name.upload_id.len() != 36, "upload id is no UUID")?;

@@ -26,7 +26,7 @@ impl Download {
         first: Option<ReadResponse>,
         pieces: Streaming<ReadResponse>,
     ) -> Self {
-        let whole = (length == digest.size()).then(|| digest.function().hasher());
+        let whole = (length == digest.size()).then(|| digest.function().hasher(digest.size()));
         Self { digest: *digest, first, pieces, left: length, whole }
     }
 

@@ -73,7 +73,10 @@ impl Renewals {
     fn due(&self) -> Option<Vec<Digest>> {
         let mut state = self.state();
         state.is_renewing = !state.pinned.is_empty();
-        state.is_renewing.then(|| state.pinned.keys().copied().collect())
+        // In order, because those of one digest function travel together.
+        let mut digests: Vec<Digest> = state.pinned.keys().copied().collect();
+        digests.sort_unstable();
+        state.is_renewing.then_some(digests)
     }
 }
 

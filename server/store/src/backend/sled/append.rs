@@ -370,7 +370,12 @@ impl Open {
     }
 }
 
-fn write_pieces_at(file: &fs::File, pieces: &mut [IoSlice<'_>], offset: u64) -> std::io::Result<()> {
+/// Writes all pieces one behind the other, with as few calls as the system allows.
+pub(super) fn write_pieces_at(
+    file: &fs::File,
+    pieces: &mut [IoSlice<'_>],
+    offset: u64,
+) -> std::io::Result<()> {
     let (mut left, mut at) = (pieces, offset);
     while !left.is_empty() {
         let some = &left[..left.len().min(WRITE_PIECES_MAX)];

@@ -85,7 +85,7 @@ fn check_segment(segment: &Segment, report: &mut CheckReport) -> Result<(), Stor
 fn blob_is_right(segment: &Segment, entry: &Entry) -> Result<bool, StoreError> {
     let Some(digest) = key_digest(&entry.key) else { return Ok(false) };
     let file = segment.file().map_err(StoreError::io("open segment"))?;
-    let mut hasher = digest.function().hasher();
+    let mut hasher = digest.function().hasher(digest.size());
     let mut at = entry.payload_at();
     let mut buffer = vec![0; crate::READ_CHUNK_BYTES];
     while at < entry.end() {

@@ -17,7 +17,7 @@ use crate::StoreError;
 const SLED_FLUSH_MS: u64 = 200;
 
 /// Memory that one generation may use for its page cache.
-const SLED_CACHE_BYTES: u64 = 16 << 20;
+const SLED_CACHE_BYTES: u64 = 32 << 20;
 
 /// What an entry is counted as on disk until the database's folder is measured again.
 const ENTRY_BYTES_CHARGED: u64 = 512;

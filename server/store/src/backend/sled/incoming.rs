@@ -1,6 +1,7 @@
 //! Large uploads while they arrive: a file that nobody else sees.
 
 use std::fs::{self, File};
+use std::io::IoSlice;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use super::append::{Charge, INDEX_ENTRY_BYTES, SEGMENT_OVERHEAD_BYTES};
+use super::append::{Charge, INDEX_ENTRY_BYTES, SEGMENT_OVERHEAD_BYTES, write_pieces_at};
 use super::engine::Engine;
 use super::record::{Kind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, record_header, segment_header};
 use crate::StoreError;
@@ -49,12 +50,12 @@ impl Incoming {
 
     /// Writes the next bytes of the blob.
     fn write(&mut self, pieces: &[Bytes]) -> Result<(), StoreError> {
-        for piece in pieces {
-            self.charge_ahead(piece.len() as u64)?;
-            self.file.write_all_at(piece, self.written).map_err(StoreError::io("write upload"))?;
-            self.crc.update(piece);
-            self.written += piece.len() as u64;
-        }
+        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
+        self.charge_ahead(bytes)?;
+        pieces.iter().for_each(|piece| self.crc.update(piece));
+        let mut pieces: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        write_pieces_at(&self.file, &mut pieces, self.written).map_err(StoreError::io("write upload"))?;
+        self.written += bytes;
         Ok(())
     }
 

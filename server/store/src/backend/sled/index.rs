@@ -48,19 +48,11 @@ impl Index {
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(&self.folder).map_err(&list)? {
             let entry = entry.map_err(&list)?;
-            let place = entry.file_name().to_str().and_then(Generation::parse_name);
-            // What is no database of ours, or was replaced by another, goes.
-            let stale = match place {
-                Some((first, serial)) => {
-                    found.insert(first, serial.max(found.get(&first).copied().unwrap_or(0)));
-                    None
-                }
-                None => Some(entry.path()),
+            let Some((first, serial)) = entry.file_name().to_str().and_then(Generation::parse_name) else {
+                tracing::warn!(path = %entry.path().display(), "not a part of the index, and left alone");
+                continue;
             };
-            if let Some(path) = stale {
-                tracing::warn!(path = %path.display(), "removed from the index folder: not a part of the index");
-                fs::remove_dir_all(path).map_err(StoreError::io("tidy index folder"))?;
-            }
+            found.insert(first, serial.max(found.get(&first).copied().unwrap_or(0)));
         }
         let mut generations = Vec::new();
         for (first, serial) in found {

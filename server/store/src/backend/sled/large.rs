@@ -10,11 +10,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 use wardian_proto::Digest;
 
+use super::SledStore;
 use super::engine::{Engine, LargeBlob};
 use super::incoming::{Incoming, Writer};
 use super::record::blob_key;
 use super::segment::{payload_is_right, read_piece};
-use super::{SledStore, stored_or_gone};
 use crate::blob_store::blocking;
 use crate::{BlobStream, READ_CHUNK_BYTES, Step, StoreError, Upload};
 
@@ -63,7 +63,8 @@ impl SledStore {
             let stored = engine.is_stored(&key)?;
             engine.acknowledge().map(|()| stored)
         });
-        stored_or_gone(stored.await?)
+        // Found damaged meanwhile: the client has to send it again.
+        if stored.await? { Ok(()) } else { Err(StoreError::Indexing) }
     }
 
     async fn write_large(&self, mut upload: Upload) -> Result<(), StoreError> {

@@ -37,10 +37,10 @@ mod opening;
 mod options;
 mod record;
 mod segment;
+mod small;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -53,7 +53,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use wardian_proto::Digest;
 
-use self::append::{Item, charge_of};
+use self::append::Item;
 pub use self::check::CheckReport;
 use self::engine::Engine;
 use self::keeper::Keeper;
@@ -61,8 +61,9 @@ use self::large::{Turns, copy_large};
 pub use self::options::{CAPACITY_BYTES_MIN, SledOptions, SledTuning};
 use self::record::{blob_key, record_key};
 use self::segment::Use;
+use self::small::{again, find_missing, get_blob, get_blob_now, store};
 use crate::blob_store::{blocking, distinct_non_empty};
-use crate::{BlobStore, BlobStream, ByteRange, Pin, RecordStore, StoreError, Table, Upload, Verified};
+use crate::{BlobStore, BlobStream, ByteRange, Pin, RecordStore, StoreError, Table, Upload};
 
 /// How long a call waits at the most for the index to be brought up to date; then it fails with Indexing.
 const INDEXING_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -235,63 +236,6 @@ impl SledStore {
     fn is_large(&self, digest: &Digest) -> bool {
         digest.size() > self.engine.sizes.shared_blob
     }
-
-    /// Stores verified small blobs with one append.
-    async fn put_small(&self, blobs: Vec<(Verified, Bytes)>) -> Result<(), StoreError> {
-        self.run(move |engine| {
-            let mut items = Vec::with_capacity(blobs.len());
-            let mut seen = HashSet::with_capacity(blobs.len());
-            for (verified, data) in blobs {
-                let digest = verified.digest();
-                let new = !digest.is_empty_blob() && seen.insert(digest);
-                if new && !engine.is_stored(&blob_key(&digest))? {
-                    items.push(Item::blob(&verified, data));
-                }
-            }
-            store(engine, items)
-        })
-        .await
-    }
-}
-
-fn store(engine: &Engine, items: Vec<Item>) -> Result<(), StoreError> {
-    if !items.is_empty() {
-        let charge = engine.reserve(charge_of(&items, engine.sizes.segment))?;
-        engine.append(items, charge)?;
-    }
-    engine.acknowledge()
-}
-
-/// The outcome of an upload whose blob was stored when it began.
-fn stored_or_gone(stored: bool) -> Result<(), StoreError> {
-    if stored { Ok(()) } else { Err(StoreError::Indexing) }
-}
-
-fn get_blob(engine: &Engine, digest: &Digest) -> Result<Bytes, StoreError> {
-    if digest.is_empty_blob() {
-        return Ok(Bytes::new());
-    }
-    engine.read(&blob_key(digest))?.ok_or(StoreError::NotFound(*digest))
-}
-
-/// Reads a small blob when that takes no waiting.
-fn get_blob_now(engine: &Engine, digest: &Digest) -> Option<Result<Bytes, StoreError>> {
-    if digest.is_empty_blob() {
-        return Some(Ok(Bytes::new()));
-    }
-    Some(engine.read_now(&blob_key(digest))?.ok_or(StoreError::NotFound(*digest)))
-}
-
-/// Promises the blobs that are stored, and returns the others.
-fn find_missing(engine: &Engine, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
-    let mut missing = Vec::new();
-    let leased = engine.leased();
-    for digest in digests {
-        if engine.find(&blob_key(digest), leased)?.is_none() {
-            missing.push(*digest);
-        }
-    }
-    Ok(missing)
 }
 
 #[async_trait]
@@ -406,19 +350,6 @@ impl BlobStore for SledStore {
             }
         })
         .await
-    }
-}
-
-/// The failure of a batch, for each of its members.
-fn again(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::NoSpace(what) => StoreError::NoSpace(what),
-        StoreError::Io { operation, source } => {
-            StoreError::Io { operation, source: std::io::Error::new(source.kind(), source.to_string()) }
-        }
-        StoreError::Database(error) => StoreError::Database(error.clone()),
-        StoreError::Indexing => StoreError::Indexing,
-        other => StoreError::Damaged(other.to_string()),
     }
 }
 
