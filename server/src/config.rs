@@ -450,7 +450,7 @@ mod tests {
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:?}");
         }
-        assert_eq!(problems.len(), 9, "{problems:?}");
+        assert_eq!(problems.len(), 11, "{problems:?}");
     }
 
     #[test]

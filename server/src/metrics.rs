@@ -223,7 +223,7 @@ mod tests {
             r#"wardian_store_operation_items_total{operation="find_missing"} 2"#,
             r#"wardian_store_operation_missing_total{operation="find_missing"} 1"#,
             r#"wardian_store_operation_seconds_count{operation="put"} 1"#,
-            r#"wardian_store_operation_seconds_bucket{operation="put",le="+Inf"} 1"#,
+            r#"wardian_store_operation_seconds_bucket{le="+Inf",operation="put"} 1"#,
             r#"wardian_action_cache_lookups_total{outcome="miss"} 1"#,
             "wardian_queue_queued_runs 0",
         ] {
