@@ -79,6 +79,13 @@ pub async fn read_action(
     read_message(store, digest, limits, "Action").await
 }
 
+/// The digests of an action's Command and of its input root.
+pub fn inputs(action: &reapi::Action, function_of: &Digest) -> Result<(Digest, Digest), Failure> {
+    let command = parse_digest(function_of, action.command_digest.as_ref(), "Action.command_digest")?;
+    let root = parse_digest(function_of, action.input_root_digest.as_ref(), "Action.input_root_digest")?;
+    Ok((command, root))
+}
+
 /// The platform an action asks for: the Action's own, else the one in its Command.
 pub async fn read_platform(
     store: &dyn BlobStore,
@@ -118,7 +125,7 @@ async fn read_command(
     function_of: &Digest,
     limits: &Limits,
 ) -> Result<(reapi::Command, Option<reapi::Platform>), Failure> {
-    let digest = parse_digest(function_of, action.command_digest.as_ref(), "Action.command_digest")?;
+    let (digest, _) = inputs(action, function_of)?;
     let command: reapi::Command = read_message(store, &digest, limits, "Command").await?;
     let platform = command.platform.clone();
     Ok((command, platform))
@@ -127,7 +134,7 @@ async fn read_command(
 /// Reads everything about an action except its input tree.
 pub async fn read(store: &dyn BlobStore, digest: Digest, limits: &Limits) -> Result<ActionSpec, Failure> {
     let action = read_action(store, &digest, limits).await?;
-    let input_root = parse_digest(&digest, action.input_root_digest.as_ref(), "Action.input_root_digest")?;
+    let (_, input_root) = inputs(&action, &digest)?;
     let (command, command_platform) = read_command(store, &action, &digest, limits).await?;
     let platform = action.platform.as_ref().or(command_platform.as_ref());
     let platform = Platform::from_wire(platform).map_err(|e| Failure::InvalidArgument(e.to_string()))?;

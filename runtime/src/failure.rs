@@ -93,7 +93,7 @@ impl From<StoreError> for Failure {
             | StoreError::TooLarge { .. }
             | StoreError::RecordTooLarge { .. }
             | StoreError::OutOfRange { .. } => Self::InvalidArgument(text),
-            StoreError::NoSpace(_) => Self::ResourceExhausted(text),
+            StoreError::NoSpace(_) | StoreError::TooManyPins(_) => Self::ResourceExhausted(text),
             StoreError::Mismatch { .. }
             | StoreError::Overrun(_)
             | StoreError::Source(_)
@@ -101,6 +101,7 @@ impl From<StoreError> for Failure {
             | StoreError::Io { .. }
             | StoreError::Database(_)
             | StoreError::Indexing
+            | StoreError::ReadOnly
             | StoreError::Damaged(_) => Self::Internal(text),
         }
     }

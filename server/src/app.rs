@@ -16,9 +16,12 @@ use wardian_runtime::{DRAIN_TIME_MAX, TrustedModules, Worker, WorkerConfig};
 use wardian_scheduler::LocalQueue;
 use wardian_store::action_cache::ActionCache;
 use wardian_store::backend::SledStore;
+use wardian_store::tree_pins::{TreePinLimits, TreePins};
 
 use crate::config::Config;
 use crate::services::{Context, SERVED, routes};
+use crate::stats::Sources;
+use crate::stores::Stores;
 use crate::web;
 
 /// Flow-control window of one stream, and of one connection: enough for a fast link at 20 ms.
@@ -60,13 +63,8 @@ impl Server {
             .await
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
-        let (folder, options) = (config.data.join("store"), config.store);
-        let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder, options)).await?;
-        let store = opened.with_context(|| {
-            format!("store in {} cannot be opened (is another server using it?)", config.data.display())
-        })?;
-        let blobs = Arc::new(store.clone());
-        let action_cache = ActionCache::new(blobs.clone(), blobs.clone());
+        let Stores { local, blobs, records, meters } = Stores::open(&config).await?;
+        let action_cache = ActionCache::new(records, blobs.clone());
         let queue = LocalQueue::new(config.scheduler, action_cache.clone());
         let worker = WorkerConfig {
             name: config.worker.name.clone(),
@@ -80,8 +78,18 @@ impl Server {
         let worker = Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?;
         let trusted = worker.trusted();
         let worker = worker.start().await;
+        let pin_limits = TreePinLimits { tree: config.worker.limits.tree, ..config.pins };
+        let tree_pins = Arc::new(TreePins::new(blobs.clone(), pin_limits));
+        let sources = Sources {
+            local: local.clone(),
+            meters,
+            action_cache: action_cache.clone(),
+            queue: queue.clone(),
+            tree_pins: tree_pins.clone(),
+        };
         let context = Arc::new(Context {
             blobs,
+            tree_pins,
             action_cache,
             queue: queue.clone(),
             instances: config.instances,
@@ -91,7 +99,7 @@ impl Server {
         });
         let health = HealthReporter::new();
         set_health(&health, ServingStatus::Serving).await;
-        let router = web::add_page(routes(context, health.clone()).await?, &address.to_string());
+        let router = web::add_pages(routes(context, health.clone()).await?, &address.to_string(), sources);
         let (stop, stopped) = oneshot::channel();
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let serving = tonic::transport::Server::builder()
@@ -108,7 +116,7 @@ impl Server {
             });
         let serving = tokio::spawn(serving);
         tracing::info!(%address, data = %config.data.display(), "serving");
-        Ok(Self { address, queue, store, health, trusted, worker, stop, serving })
+        Ok(Self { address, queue, store: local, health, trusted, worker, stop, serving })
     }
 
     /// The address of the port.

@@ -10,11 +10,17 @@ use wardian_proto::{Digest, DigestFunctions, InstanceName};
 use wardian_runtime::{Baseline, CompileSettings, Limits};
 use wardian_scheduler::SchedulerLimits;
 use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
+use wardian_store::tree_pins::TreePinLimits;
+
+use crate::client::{ServerUrl, ServerUrlError};
 
 use crate::instance::{Instance, parse_functions, parse_instances};
 
 /// The file that `config print` writes: every key with its default.
 pub const EXAMPLE: &str = include_str!("../wardian.example.toml");
+
+/// Longest lease that another server is believed to give.
+const LEASE_SECONDS_MAX: u64 = 365 * 24 * 3600;
 
 /// Everything that can be set.
 #[derive(Clone, Debug)]
@@ -31,6 +37,10 @@ pub struct Config {
     pub requests: RequestLimits,
     /// Size and promises of the store.
     pub store: SledOptions,
+    /// Another server's CAS behind the store.
+    pub remote: RemoteStore,
+    /// Limits on the inputs of actions that wait or run.
+    pub pins: TreePinLimits,
     /// Limits of the queue.
     pub scheduler: SchedulerLimits,
     /// The worker inside the server.
@@ -46,6 +56,17 @@ pub struct RequestLimits {
     pub blob_bytes_max: u64,
     /// How long an upload may send nothing.
     pub upload_idle_max: Duration,
+}
+
+/// A CAS that the store keeps copies of, and that alone says what there is.
+#[derive(Clone, Debug)]
+pub struct RemoteStore {
+    /// Where it is; `None` when the store stands alone.
+    pub url: Option<ServerUrl>,
+    /// The instance to use there.
+    pub instance: InstanceName,
+    /// How long it keeps what it reported present; zero when that is not known.
+    pub lease: Duration,
 }
 
 /// The worker inside the server.
@@ -78,6 +99,12 @@ impl Default for Config {
                 upload_idle_max: Duration::from_secs(120),
             },
             store: SledOptions::default(),
+            remote: RemoteStore {
+                url: None,
+                instance: InstanceName::default(),
+                lease: SledOptions::default().lease,
+            },
+            pins: TreePinLimits::default(),
             scheduler: SchedulerLimits::default(),
             worker: WorkerSettings {
                 name: "local".into(),
@@ -170,10 +197,23 @@ impl Config {
             config.store.capacity_bytes = (capacity > 0).then_some(capacity);
             section.seconds("lease_seconds", &mut config.store.lease);
             section.boolean("sync", &mut config.store.sync);
+            let remote = &mut config.remote;
+            section.text("remote", |text| {
+                let parsed = text.parse().map(|url| remote.url = Some(url));
+                parsed.map_err(|error: ServerUrlError| format!("cannot be used: {error}"))
+            });
+            section.text("remote_instance", |text| {
+                InstanceName::parse(text).map(|name| remote.instance = name).map_err(|e| e.to_string())
+            });
+            let mut lease = remote.lease.as_secs();
+            section.number("remote_lease_seconds", 0, LEASE_SECONDS_MAX, &mut lease);
+            remote.lease = Duration::from_secs(lease);
         });
         root.section("scheduler", |section| {
             let scheduler = &mut config.scheduler;
             section.count("queued_runs_max", &mut scheduler.queued_runs_max);
+            section.count("pinned_blobs_max", &mut config.pins.pinned_blobs_max);
+            section.number("tree_cache_bytes_max", 1, u64::MAX, &mut config.pins.cache_bytes_max);
             section.count("live_operations_max", &mut scheduler.live_operations_max);
             section.count("completed_kept_max", &mut scheduler.completed_kept_max);
             section.count("completed_bytes_max", &mut scheduler.completed_bytes_max);
@@ -382,6 +422,9 @@ mod tests {
             colour = "green"
             [requests]
             batch_bytes_max = 0
+            [store]
+            remote = "https://example:1"
+            remote_lease_seconds = -1
             [worker]
             slots = "many"
             [worker.limits]
@@ -397,6 +440,8 @@ mod tests {
             "instances:",
             "colour:",
             "requests.batch_bytes_max:",
+            "store.remote:",
+            "store.remote_lease_seconds:",
             "worker.slots:",
             "worker.limits.stdout_byte_max:",
             "worker.limits.input_bytes_max:",
@@ -405,7 +450,7 @@ mod tests {
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:?}");
         }
-        assert_eq!(problems.len(), 9, "{problems:?}");
+        assert_eq!(problems.len(), 11, "{problems:?}");
     }
 
     #[test]

@@ -7,5 +7,8 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod instance;
+mod metrics;
 mod services;
+pub mod stats;
+mod stores;
 mod web;

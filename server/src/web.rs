@@ -1,4 +1,4 @@
-//! The HTTP page on the same port: what this is, and how to point a build tool at it.
+//! HTTP on the same port: a page for people, numbers for machines.
 
 use axum::Router;
 use axum::extract::Request;
@@ -7,18 +7,35 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 
+use crate::metrics::{CONTENT_TYPE, encode};
+use crate::stats::{STATS_PATH, Sources};
+
 const PAGE: &str = include_str!("web/index.html");
 
-/// Adds the page to the router of the gRPC services.
+/// Paths that a plain GET may ask for.
+const PATHS: [&str; 4] = ["/", "/healthz", "/metrics", STATS_PATH];
+
+/// Adds the page and the numbers to the router of the gRPC services.
 ///
 /// `name` is the address that clients reach the server under; the page shows it in its examples.
-pub(crate) fn add_page(router: Router, name: &str) -> Router {
+pub(crate) fn add_pages(router: Router, name: &str, sources: Sources) -> Router {
     let page = PAGE.replace("{address}", name).replace("{version}", env!("CARGO_PKG_VERSION"));
     let serve = move || async move {
         ([(header::CACHE_CONTROL, "no-cache"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Html(page))
             .into_response()
     };
-    router.route("/", get(serve)).route("/healthz", get(|| async { "ok\n" })).layer(from_fn(guard))
+    let of_metrics = sources.clone();
+    let metrics = move || async move { ([(header::CONTENT_TYPE, CONTENT_TYPE)], encode(&of_metrics)) };
+    let stats = move || async move {
+        let stats = serde_json::to_string(&sources.read()).expect("numbers and names");
+        ([(header::CONTENT_TYPE, "application/json")], stats)
+    };
+    router
+        .route("/", get(serve))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/metrics", get(metrics))
+        .route(STATS_PATH, get(stats))
+        .layer(from_fn(guard))
 }
 
 /// Lets only gRPC clients through to the services.
@@ -29,7 +46,7 @@ pub(crate) fn add_page(router: Router, name: &str) -> Router {
 async fn guard(request: Request, next: Next) -> Response {
     let content_type = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
     let is_grpc = request.version() == Version::HTTP_2 && content_type.starts_with(b"application/grpc");
-    let is_page = matches!(request.uri().path(), "/" | "/healthz");
+    let is_page = PATHS.contains(&request.uri().path());
     match *request.method() {
         Method::GET | Method::HEAD if is_page => next.run(request).await,
         _ if is_grpc => next.run(request).await,

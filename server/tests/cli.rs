@@ -118,6 +118,24 @@ async fn a_directory_goes_in_and_can_be_looked_at_and_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_numbers_of_a_store_are_shown_while_it_is_served_and_afterwards() {
+    let setup = Setup::new().await;
+    text(&setup.run(&["cas", "put", "postcard.wasm"]).await, 0);
+    let (shown, _) = text(&setup.run(&["store", "stats"]).await, 0);
+    assert!(shown.contains("action cache hits") && shown.contains("\nput_batch "), "{shown}");
+    let (json, _) = text(&setup.run(&["store", "stats", "--json"]).await, 0);
+    let stats: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(stats["server"]["operations"]["put_batch"]["items"], 1);
+
+    let data = setup.data;
+    setup.server.shutdown().await.unwrap();
+    let folder = data.path().to_str().unwrap();
+    let (shown, _) =
+        text(&wardian(Path::new(".")).args(["store", "stats", "--data", folder]).output().unwrap(), 0);
+    assert!(shown.contains("capacity") && !shown.contains("action cache"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_audit_runs_an_action_at_every_tier_and_compares() {
     let setup = Setup::new().await;
     let run = ["run", "-i", ".", "-o", "postcard.txt", "--json", "--", "./postcard.wasm"];

@@ -17,7 +17,9 @@ use wardian_proto::reapi::content_addressable_storage_client::ContentAddressable
 use wardian_proto::reapi::execution_client::ExecutionClient;
 use wardian_proto::{Digest, InstanceName, reapi};
 use wardian_server::app::Server;
+use wardian_server::client::Client;
 use wardian_server::config::Config;
+use wardian_server::stats::Stats;
 use wardian_store::backend::{GrpcStore, GrpcStoreLimits};
 use wardian_store::{BlobStore, Upload};
 
@@ -129,6 +131,13 @@ impl TestServer {
     /// Client of the health service.
     pub fn health(&self) -> HealthClient<Channel> {
         HealthClient::new(self.channel())
+    }
+
+    /// The server's numbers.
+    pub async fn stats(&self) -> Stats {
+        let url = self.address.to_string().parse().expect("an address is a URL");
+        let client = Client::connect(&url, InstanceName::default()).await.expect("the server accepts");
+        client.stats().await.expect("numbers come back")
     }
 
     /// The CAS as a store.

@@ -4,12 +4,14 @@
 //! gives it all three. Workers see only the [`WorkQueue`] trait. Nothing here reads an Action: platform,
 //! priority and key come in with the [`Job`].
 
+mod held;
 pub mod platform;
 pub mod queue;
 pub mod state;
 
+pub use held::Held;
 pub use platform::{Offer, Platform, Unsatisfiable};
-pub use queue::{LocalQueue, Operation, SchedulerLimits};
+pub use queue::{LocalQueue, Operation, QueueLoad, SchedulerLimits};
 pub use state::{Job, OperationName, RunId, Stage, SubmitError, WorkerId};
 
 use std::sync::Arc;

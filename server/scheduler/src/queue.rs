@@ -11,7 +11,7 @@ use wardian_store::action_cache::ActionCache;
 
 pub use crate::state::SchedulerLimits;
 use crate::state::{Job, OperationName, RunId, Scheduler, Stage, SubmitError, View, WorkerId};
-use crate::{Assignment, Offer, WorkQueue};
+use crate::{Assignment, Held, Offer, WorkQueue};
 
 /// The queue of one server process.
 #[derive(Clone)]
@@ -31,6 +31,17 @@ struct Inner {
     watchers: HashMap<OperationName, watch::Sender<View>>,
     cancels: HashMap<RunId, watch::Sender<bool>>,
     shutting_down: bool,
+}
+
+/// What is in a queue at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLoad {
+    /// Runs that wait for a worker.
+    pub queued_runs: usize,
+    /// Runs that a worker has.
+    pub running_runs: usize,
+    /// Operations that have not ended; several may share a run.
+    pub live_operations: usize,
 }
 
 /// A client's view of its operation.
@@ -55,20 +66,24 @@ impl LocalQueue {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Takes an action in.
-    pub fn submit(&self, job: Job) -> Result<Operation, SubmitError> {
-        let mut inner = self.lock();
-        if inner.shutting_down {
-            return Err(SubmitError::ShuttingDown);
-        }
-        let name = inner.state.submit(SystemTime::now(), job)?;
-        let view = inner.state.view(&name).expect("just submitted");
-        let (sender, views) = watch::channel(view);
-        inner.watchers.insert(name.clone(), sender);
-        inner.settle(Instant::now());
-        drop(inner);
+    /// Takes an action in. What is `held` lives until its run ends; of those who share a run the first
+    /// one's does.
+    pub fn submit(&self, job: Job, held: Option<Held>) -> Result<Operation, SubmitError> {
+        // Outside of the update, so that what is left of it is dropped without the lock.
+        let mut held = held;
+        let operation = self.update(|inner| {
+            if inner.shutting_down {
+                return Err(SubmitError::ShuttingDown);
+            }
+            let name = inner.state.submit(SystemTime::now(), job)?;
+            inner.state.hold(&name, &mut held);
+            let view = inner.state.view(&name).expect("just submitted");
+            let (sender, views) = watch::channel(view);
+            inner.watchers.insert(name.clone(), sender);
+            Ok(Operation { name, views })
+        })?;
         self.shared.work.notify_waiters();
-        Ok(Operation { name, views })
+        Ok(operation)
     }
 
     /// Finds an operation by name.
@@ -95,16 +110,13 @@ impl LocalQueue {
 
     /// Cancels one operation; false when there is none of that name.
     pub fn cancel(&self, name: &OperationName) -> bool {
-        let mut inner = self.lock();
         let status = rpc::Status {
             code: rpc::Code::Cancelled.into(),
             message: "the operation was cancelled".into(),
             details: vec![],
         };
         let response = reapi::ExecuteResponse { status: Some(status), ..Default::default() };
-        let found = inner.state.cancel(Instant::now(), name, response);
-        inner.settle(Instant::now());
-        found
+        self.update(|inner| inner.state.cancel(Instant::now(), name, response))
     }
 
     /// Drops the memory of an operation; false when there is none of that name.
@@ -119,6 +131,16 @@ impl LocalQueue {
         self.lock().state.running()
     }
 
+    /// How much there is to do.
+    pub fn load(&self) -> QueueLoad {
+        let inner = self.lock();
+        QueueLoad {
+            queued_runs: inner.state.queued(),
+            running_runs: inner.state.running(),
+            live_operations: inner.state.live_operations(),
+        }
+    }
+
     /// Refuses new actions, gives up those that no worker has, and lets every worker that asks for work go
     /// home.
     pub fn shut_down(&self) {
@@ -128,11 +150,10 @@ impl LocalQueue {
             details: vec![],
         };
         let response = reapi::ExecuteResponse { status: Some(status), ..Default::default() };
-        let mut inner = self.lock();
-        inner.shutting_down = true;
-        inner.state.end_queued(Instant::now(), response);
-        inner.settle(Instant::now());
-        drop(inner);
+        self.update(|inner| {
+            inner.shutting_down = true;
+            inner.state.end_queued(Instant::now(), response);
+        });
         self.shared.work.notify_waiters();
     }
 
@@ -147,13 +168,25 @@ impl LocalQueue {
         self.shared.inner.lock().expect("a panic under this lock is a bug that must not be papered over")
     }
 
-    fn try_assign(&self, worker: WorkerId) -> Option<Assignment> {
+    /// Changes the state and tells everybody what that changed.
+    fn update<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.lock();
-        let (run, job, queued_at) = inner.state.assign(worker)?;
-        let (sender, cancelled) = watch::channel(false);
-        inner.cancels.insert(run, sender);
+        let changed = change(&mut inner);
         inner.settle(Instant::now());
-        Some(Assignment { run, job, queued_at, cancelled })
+        let released = inner.state.take_released();
+        // Letting go of a large input tree takes a moment, in which nobody should have to wait.
+        drop(inner);
+        drop(released);
+        changed
+    }
+
+    fn try_assign(&self, worker: WorkerId) -> Option<Assignment> {
+        self.update(|inner| {
+            let (run, job, queued_at) = inner.state.assign(worker)?;
+            let (sender, cancelled) = watch::channel(false);
+            inner.cancels.insert(run, sender);
+            Some(Assignment { run, job, queued_at, cancelled })
+        })
     }
 }
 
@@ -192,10 +225,7 @@ impl WorkQueue for LocalQueue {
     }
 
     async fn unregister(&self, worker: WorkerId) {
-        let mut inner = self.lock();
-        inner.state.remove_worker(worker);
-        inner.settle(Instant::now());
-        drop(inner);
+        self.update(|inner| inner.state.remove_worker(worker));
         self.shared.work.notify_waiters();
     }
 
@@ -215,9 +245,7 @@ impl WorkQueue for LocalQueue {
     }
 
     async fn progress(&self, run: RunId, metadata: reapi::ExecutedActionMetadata) {
-        let mut inner = self.lock();
-        inner.state.progress(run, metadata);
-        inner.settle(Instant::now());
+        self.update(|inner| inner.state.progress(run, metadata));
     }
 
     async fn complete(&self, worker: WorkerId, run: RunId, mut response: reapi::ExecuteResponse) {
@@ -233,14 +261,13 @@ impl WorkQueue for LocalQueue {
                 response.message = format!("the result could not be cached: {error}");
             }
         }
-        let mut inner = self.lock();
-        // A late report about a run that another worker has now changes nothing.
-        if inner.state.job_of(worker, run).is_some() {
-            inner.cancels.remove(&run);
-        }
-        inner.state.complete(Instant::now(), worker, run, response);
-        inner.settle(Instant::now());
-        drop(inner);
+        self.update(|inner| {
+            // A late report about a run that another worker has now changes nothing.
+            if inner.state.job_of(worker, run).is_some() {
+                inner.cancels.remove(&run);
+            }
+            inner.state.complete(Instant::now(), worker, run, response);
+        });
         self.shared.work.notify_waiters();
     }
 }

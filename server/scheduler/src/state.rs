@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use prost::Message as _;
 use wardian_proto::{Digest, InstanceName, reapi};
 
+use crate::held::Held;
 use crate::platform::{Offer, Platform, Unsatisfiable, unsatisfiable};
 
 /// An action to be run.
@@ -133,6 +134,7 @@ struct Run {
     queued_at: SystemTime,
     worker: Option<WorkerId>,
     stage: Stage,
+    held: Option<Held>,
 }
 
 #[derive(Debug)]
@@ -171,6 +173,7 @@ pub struct Scheduler {
     ended_bytes: usize,
     changed: Vec<OperationName>,
     abandoned: Vec<RunId>,
+    released: Vec<Held>,
 }
 
 impl Scheduler {
@@ -182,7 +185,7 @@ impl Scheduler {
     /// Takes an action in, or joins it to the same action in flight.
     pub fn submit(&mut self, wall: SystemTime, job: Job) -> Result<OperationName, SubmitError> {
         let operation = OperationName::new(&job.instance);
-        if self.operations.len() - self.ended.len() >= self.limits.live_operations_max {
+        if self.live_operations() >= self.limits.live_operations_max {
             return Err(SubmitError::TooManyOperations(self.limits.live_operations_max));
         }
         if let Some(id) = self.joinable_run(&job) {
@@ -214,11 +217,23 @@ impl Scheduler {
         self.queue.insert(order, run);
         let operations = vec![operation.clone()];
         let (job, stage) = (Arc::new(job), Stage::Queued);
-        self.runs.insert(run, Run { job, operations, order, queued_at: wall, worker: None, stage });
+        let entry = Run { job, operations, order, queued_at: wall, worker: None, stage, held: None };
+        self.runs.insert(run, entry);
         self.operations.insert(operation.clone(), Op::Live(run));
         self.changed.push(operation.clone());
         self.check();
         Ok(operation)
+    }
+
+    /// Gives the run of a live operation something to hold until it ends. A run that holds something
+    /// already keeps that, and `held` is left as it is.
+    pub fn hold(&mut self, operation: &OperationName, held: &mut Option<Held>) {
+        if let Some(Op::Live(run)) = self.operations.get(operation) {
+            let run = self.runs.get_mut(run).expect("live operations have a run");
+            if run.held.is_none() {
+                run.held = held.take();
+            }
+        }
     }
 
     /// Adds a worker.
@@ -426,6 +441,21 @@ impl Scheduler {
         std::mem::take(&mut self.abandoned)
     }
 
+    /// What ended runs held, since the last call.
+    pub fn take_released(&mut self) -> Vec<Held> {
+        std::mem::take(&mut self.released)
+    }
+
+    /// Runs that wait for a worker.
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Operations that have not ended.
+    pub fn live_operations(&self) -> usize {
+        self.operations.len() - self.ended.len()
+    }
+
     /// Runs that a worker has now.
     pub fn running(&self) -> usize {
         self.runs.len() - self.queue.len()
@@ -449,8 +479,9 @@ impl Scheduler {
 
     fn forget_run(&mut self, id: RunId) -> Run {
         self.unjoin(id);
-        let run = self.runs.remove(&id).expect("callers name a run that exists");
+        let mut run = self.runs.remove(&id).expect("callers name a run that exists");
         self.queue.remove(&run.order);
+        self.released.extend(run.held.take());
         run
     }
 

@@ -234,3 +234,40 @@ fn deleting_drops_interest_but_not_the_run() {
     assert!(s.view(&operation).is_none());
     assert!(s.assign(worker).is_some());
 }
+
+#[test]
+fn a_run_holds_what_it_was_given_until_it_ends() {
+    let (mut s, worker) = with_worker();
+    let (first, second) = (Arc::new(()), Arc::new(()));
+    let submit = |s: &mut Scheduler, name: &str, held: &Arc<()>| {
+        let operation = s.submit(SystemTime::UNIX_EPOCH, job(name)).unwrap();
+        let mut held = Some(Held::new(Arc::clone(held)));
+        s.hold(&operation, &mut held);
+        (operation, held.is_none())
+    };
+    let (_, taken) = submit(&mut s, "a", &first);
+    assert!(taken);
+    let (joined, taken) = submit(&mut s, "a", &second);
+    assert!(!taken, "whoever joins needs no hold of its own");
+    assert_eq!(Arc::strong_count(&second), 1);
+    let (run, ..) = s.assign(worker).unwrap();
+    s.remove_worker(worker);
+    assert!(s.take_released().is_empty(), "a run that is queued again holds on");
+    let worker = s.add_worker(offer(&[("OSFamily", &["linux"])]));
+    s.assign(worker).unwrap();
+    s.cancel(Instant::now(), &joined, response(-1));
+    assert!(s.take_released().is_empty(), "another client still waits");
+    s.complete(Instant::now(), worker, run, response(0));
+    assert_eq!(s.take_released().len(), 1);
+    assert_eq!(Arc::strong_count(&first), 1, "and the ended operation keeps nothing of it");
+
+    let (cancelled, _) = submit(&mut s, "b", &first);
+    s.cancel(Instant::now(), &cancelled, response(-1));
+    assert_eq!(s.take_released().len(), 1);
+    submit(&mut s, "c", &first);
+    s.end_queued(Instant::now(), response(-1));
+    assert_eq!(s.take_released().len(), 1);
+    let mut late = Some(Held::new(()));
+    s.hold(&cancelled, &mut late);
+    assert!(late.is_some(), "an operation that ended has no run");
+}

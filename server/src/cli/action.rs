@@ -14,7 +14,7 @@ use wardian_store::tree::Closure;
 use super::args::Remote;
 use super::cas::whole_tree;
 use super::format::{self, Timings};
-use super::tree_view::{TreeView, ViewLimits};
+use super::tree_view::{TreeView, ViewArgs, ViewLimits};
 use crate::client::{Client, DIGEST_FUNCTION};
 
 /// Largest Action or Command that is read.
@@ -35,23 +35,16 @@ enum ActionCommand {
         #[arg(value_name = "HASH/SIZE")]
         digest: Digest,
         #[command(flatten)]
-        limits: ViewLimits,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
+        view: ViewArgs,
     },
 }
 
 /// Runs the command.
 pub(crate) async fn action(remote: &Remote, args: ActionArgs) -> anyhow::Result<ExitCode> {
-    let ActionCommand::Show { digest, limits, json } = args.command;
+    let ActionCommand::Show { digest, view } = args.command;
     let client = remote.connect().await?;
     let shown = Shown::read(&client, digest).await?;
-    if json {
-        super::print_json(&shown.json(limits))?
-    } else {
-        super::print(shown.text(limits)?)?
-    }
+    view.print(|limits| shown.json(limits), |limits| shown.text(limits))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,16 +11,9 @@ use crate::client::{Client, ClientError, ServerUrl};
 /// Which server to talk to.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Remote {
-    /// Server to talk to: HOST:PORT, http://HOST:PORT or grpc://HOST:PORT.
-    #[arg(
-        long,
-        value_name = "URL",
-        global = true,
-        env = "WARDIAN_SERVER",
-        default_value = "http://127.0.0.1:8980",
-        help_heading = "Connection"
-    )]
-    pub(crate) server: ServerUrl,
+    /// Server to talk to: HOST:PORT, http://HOST:PORT or grpc://HOST:PORT [default: http://127.0.0.1:8980]
+    #[arg(long, value_name = "URL", global = true, env = "WARDIAN_SERVER", help_heading = "Connection")]
+    pub(crate) server: Option<ServerUrl>,
     /// Instance of the server to use; most have one without a name.
     #[arg(
         long,
@@ -37,7 +30,8 @@ pub(crate) struct Remote {
 
 impl Remote {
     pub(crate) async fn connect(&self) -> Result<Client, ClientError> {
-        Client::connect(&self.server, self.instance.clone()).await
+        let server = self.server.clone().unwrap_or_default();
+        Client::connect(&server, self.instance.clone()).await
     }
 }
 

@@ -13,7 +13,7 @@ use wardian_store::{BlobStore as _, StoreError};
 use super::args::Remote;
 use super::format;
 use super::progress::Progress;
-use super::tree_view::{TreeView, ViewLimits, listing, listing_json};
+use super::tree_view::{TreeView, ViewArgs, listing, listing_json};
 use crate::client::{Blobs, Client, InputLimits, LocalTree, OutputWriter, fetch_into, hash_file, upload};
 
 const EXAMPLES: &str = "\
@@ -71,10 +71,7 @@ enum CasCommand {
         #[arg(value_name = "HASH/SIZE")]
         digest: Digest,
         #[command(flatten)]
-        limits: ViewLimits,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
+        view: ViewArgs,
     },
 }
 
@@ -86,7 +83,7 @@ pub(crate) async fn cas(remote: &Remote, args: CasArgs) -> anyhow::Result<ExitCo
         CasCommand::Get { digest, output: None } => get(&client, digest).await?,
         CasCommand::Get { digest, output: Some(path) } => get_file(&client, digest, &path).await?,
         CasCommand::Ls { digest, json } => list(&client, digest, json).await?,
-        CasCommand::Tree { digest, limits, json } => tree(&client, digest, limits, json).await?,
+        CasCommand::Tree { digest, view } => tree(&client, digest, view).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -155,18 +152,18 @@ async fn list(client: &Client, digest: Digest, json: bool) -> anyhow::Result<()>
     if json { super::print_json(&listing_json(&directory)) } else { super::print(listing(&directory)) }
 }
 
-async fn tree(client: &Client, digest: Digest, limits: ViewLimits, json: bool) -> anyhow::Result<()> {
+async fn tree(client: &Client, digest: Digest, view: ViewArgs) -> anyhow::Result<()> {
     let tree = whole_tree(client, digest).await?;
-    let mut view = TreeView::new(&tree, limits);
-    if json {
-        return super::print_json(&view.json(digest));
-    }
-    let mut text = format!("{digest}  ({})\n", view.summary(digest));
-    for line in view.lines(digest, "") {
-        text += &line;
-        text.push('\n');
-    }
-    super::print(text)
+    let text = |limits| {
+        let mut view = TreeView::new(&tree, limits);
+        let mut text = format!("{digest}  ({})\n", view.summary(digest));
+        for line in view.lines(digest, "") {
+            text += &line;
+            text.push('\n');
+        }
+        Ok(text)
+    };
+    view.print(|limits| TreeView::new(&tree, limits).json(digest), text)
 }
 
 /// Reads every Directory below a root. A root that is not stored is an error.

@@ -19,6 +19,7 @@ mod report;
 mod run;
 mod serve;
 mod store;
+mod store_stats;
 mod tree_view;
 
 /// How long work that nobody waits for any more may hold up the end of the process.
@@ -114,7 +115,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Audit(args) => audit::audit(&cli.remote, args).await,
         Command::Demo(args) => demo::demo(args).await,
         Command::Config(args) => config::config(args),
-        Command::Store(args) => store::store(args).await,
+        Command::Store(args) => store::store(&cli.remote, args).await,
         Command::CompileModule { .. } => unreachable!("done before anything else"),
     }
 }
@@ -170,7 +171,7 @@ mod tests {
         for line in ["wardian --server h:1 cas get X", "wardian cas get X --server h:1"] {
             let line = line.replace('X', &format!("{}/1", "0".repeat(64)));
             let cli = Cli::try_parse_from(line.split(' ')).unwrap();
-            assert_eq!(cli.remote.server.to_string(), "http://h:1");
+            assert_eq!(cli.remote.server.unwrap().to_string(), "http://h:1");
         }
     }
 }

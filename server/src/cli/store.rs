@@ -1,4 +1,4 @@
-//! `wardian store`: look after a store whose server is not running.
+//! `wardian store`: look after a store, and read the numbers of one that is being served.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,15 +7,18 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use wardian_store::backend::{SledOptions, SledStore};
 
-use super::format;
+use super::args::Remote;
 use super::progress::Progress;
+use super::{format, store_stats};
 use crate::config::Config;
+use crate::stats::Stats;
 
-/// Check, rebuild or measure a store while no server uses it.
+/// Measure a store; check or rebuild one that no server uses.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   wardian store stats --data wardian-data     how full it is
+  wardian store stats --server HOST:PORT      the same of a running server, and what is done with it
   wardian store check --data wardian-data     read everything and report damage
   wardian store rebuild --data wardian-data   make the index anew from the segments")]
 pub(crate) struct StoreArgs {
@@ -31,8 +34,12 @@ pub(crate) struct StoreArgs {
 
 #[derive(Debug, Subcommand)]
 enum StoreCommand {
-    /// Print how full the store is.
-    Stats,
+    /// Print how full the store is; with --server, also what a running server does with it.
+    Stats {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Read every record and report what is damaged; exit code 1 when anything is.
     Check,
     /// Make the index anew from the segments: for an index that was lost or damaged.
@@ -40,14 +47,21 @@ enum StoreCommand {
 }
 
 /// Runs the command.
-pub(crate) async fn store(args: StoreArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn store(remote: &Remote, args: StoreArgs) -> anyhow::Result<ExitCode> {
+    let names_a_folder = args.data.is_some() || args.config.is_some();
+    if let (StoreCommand::Stats { json }, Some(_), false) = (&args.command, &remote.server, names_a_folder) {
+        let stats = remote.connect().await?.stats().await?;
+        return print_stats(&stats, *json).map(|()| ExitCode::SUCCESS);
+    }
     let config = Config::load(args.config.as_deref())?;
     let folder = args.data.unwrap_or(config.data).join("store");
     anyhow::ensure!(folder.is_dir(), "there is no store in {}", folder.display());
     let options = config.store;
     let progress = Progress::quiet_elsewhere();
     match args.command {
-        StoreCommand::Stats => print_stats(&open(&folder, options, &progress).await?),
+        StoreCommand::Stats { json } => {
+            print_stats(&stats_of(&open(&folder, options, &progress).await?), json)?;
+        }
         StoreCommand::Rebuild => {
             let rebuild = tokio::task::spawn_blocking(move || SledStore::rebuild(&folder, options));
             let store = rebuild.await??;
@@ -55,7 +69,7 @@ pub(crate) async fn store(args: StoreArgs) -> anyhow::Result<ExitCode> {
             store.indexed(|done, total| task.set_position(done, total)).await;
             task.finish("the index is rebuilt");
             store.flush().await?;
-            print_stats(&store);
+            print_stats(&stats_of(&store), false)?;
         }
         StoreCommand::Check => {
             let store = open(&folder, options, &progress).await?;
@@ -86,10 +100,10 @@ async fn open(folder: &Path, options: SledOptions, progress: &Progress) -> anyho
     Ok(store)
 }
 
-fn print_stats(store: &SledStore) {
-    let stats = store.stats();
-    println!("capacity  {}", format::size(stats.capacity_bytes));
-    println!("used      {}", format::size(stats.used_bytes));
-    println!("index     {}", format::size(stats.index_bytes));
-    println!("segments  {}", stats.segments);
+fn stats_of(store: &SledStore) -> Stats {
+    Stats { store: store.stats().into(), server: None }
+}
+
+fn print_stats(stats: &Stats, json: bool) -> anyhow::Result<()> {
+    if json { super::print_json(stats) } else { super::print(store_stats::text(stats)) }
 }

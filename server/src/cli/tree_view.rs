@@ -19,6 +19,27 @@ pub(crate) struct ViewLimits {
     pub(crate) max_entries: usize,
 }
 
+/// How commands that show a tree print it.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(crate) struct ViewArgs {
+    #[command(flatten)]
+    limits: ViewLimits,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl ViewArgs {
+    /// Prints what was asked for: JSON or text, of so much of the tree.
+    pub(crate) fn print(
+        self,
+        json: impl FnOnce(ViewLimits) -> Value,
+        text: impl FnOnce(ViewLimits) -> Result<String, std::fmt::Error>,
+    ) -> anyhow::Result<()> {
+        if self.json { super::print_json(&json(self.limits)) } else { super::print(text(self.limits)?) }
+    }
+}
+
 /// What is below a directory, all levels together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Total {

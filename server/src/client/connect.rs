@@ -65,6 +65,13 @@ impl FromStr for ServerUrl {
     }
 }
 
+/// A server on this machine, at the usual port.
+impl Default for ServerUrl {
+    fn default() -> Self {
+        Self(format!("http://127.0.0.1:{DEFAULT_PORT}"))
+    }
+}
+
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -99,17 +106,25 @@ impl ClientError {
 
 /// Opens a channel; it connects anew by itself when the connection is lost later.
 pub(super) async fn channel(url: &ServerUrl) -> Result<Channel, ClientError> {
-    let endpoint = Endpoint::from_shared(url.0.clone())
+    endpoint(url)
+        .connect()
+        .await
+        .map_err(|error| ClientError::Connect { url: url.clone(), reason: root_cause(&error) })
+}
+
+/// A channel that connects when it is first used.
+pub(crate) fn lazy_channel(url: &ServerUrl) -> Channel {
+    endpoint(url).connect_lazy()
+}
+
+fn endpoint(url: &ServerUrl) -> Endpoint {
+    Endpoint::from_shared(url.0.clone())
         .expect("ServerUrl holds a valid URI")
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES);
-    endpoint
-        .connect()
-        .await
-        .map_err(|error| ClientError::Connect { url: url.clone(), reason: root_cause(&error) })
+        .initial_connection_window_size(WINDOW_BYTES)
 }
 
 /// The innermost message: "Connection refused" says more than "transport error".

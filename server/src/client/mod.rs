@@ -24,14 +24,24 @@ pub use outputs::{DownloadedOutput, OutputKind, download_outputs, logged_bytes};
 pub use transfer::{Blobs, Sent, TransferError, fetch_into, upload};
 
 pub(crate) use action_spec::DIGEST_FUNCTION;
+pub(crate) use connect::lazy_channel;
 pub(crate) use input::hash_file;
 
+use std::future::poll_fn;
+
+use axum::http;
+use tonic::codegen::Service as _;
 use tonic::transport::Channel;
 use wardian_proto::{Digest, InstanceName, reapi};
 use wardian_store::backend::GrpcStore;
 
+use crate::stats::{STATS_PATH, Stats};
+
 /// Largest message the client accepts; servers stay below 4 MiB unless results carry large logs inline.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Largest answer to the question for a server's numbers.
+const STATS_BYTES_MAX: usize = 1 << 20;
 
 /// A connection to one instance of a server.
 #[derive(Clone)]
@@ -69,6 +79,23 @@ impl Client {
             Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
             Err(status) => Err(ClientError::call("GetActionResult", status)),
         }
+    }
+
+    /// Reads the numbers of the server.
+    pub async fn stats(&self) -> Result<Stats, ClientError> {
+        let answer = |text: String| ClientError::Answer(format!("GET {STATS_PATH}: {text}"));
+        let request = http::Request::get(STATS_PATH).body(tonic::body::Body::empty());
+        let mut channel = self.channel.clone();
+        poll_fn(|context| channel.poll_ready(context)).await.map_err(|error| answer(error.to_string()))?;
+        let response = channel.call(request.expect("a plain request")).await;
+        let response = response.map_err(|error| answer(error.to_string()))?;
+        let status = response.status();
+        let body = axum::body::to_bytes(axum::body::Body::new(response.into_body()), STATS_BYTES_MAX).await;
+        let body = body.map_err(|error| answer(error.to_string()))?;
+        if !status.is_success() {
+            return Err(answer(status.to_string()));
+        }
+        serde_json::from_slice(&body).map_err(|error| answer(error.to_string()))
     }
 
     /// Starts an action whose blobs are stored.

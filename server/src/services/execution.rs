@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use wardian_proto::longrunning::{self, operation};
 use wardian_proto::{Digest, DigestFunction, InstanceName, pack_any, reapi, rpc};
-use wardian_runtime::action;
+use wardian_runtime::{Failure, action};
 use wardian_scheduler::state::View;
 use wardian_scheduler::{Job, Operation, OperationName, Stage, SubmitError};
 
@@ -62,6 +62,17 @@ impl reapi::execution_server::Execution for Execution {
         {
             return Ok(Response::new(self.cached(&instance.name, action_digest, result, hints).await));
         }
+        // Before the action waits for anything: what is there now is there when a worker wants it.
+        let inputs = match self.0.pin_inputs(action_digest, &action).await {
+            Ok(inputs) => inputs,
+            // In the response: a long list does not fit the headers that the status of a call travels in.
+            Err(failure @ Failure::MissingBlobs(_)) => {
+                let response =
+                    reapi::ExecuteResponse { status: Some(failure.to_status()), ..Default::default() };
+                return Ok(Response::new(done_at_once(&instance.name, &action_digest, &response)));
+            }
+            Err(failure) => return Err(failure_status(&failure)),
+        };
         let platform = action::read_platform(blobs, &action, &action_digest, limits)
             .await
             .map_err(|f| failure_status(&f))?;
@@ -72,7 +83,7 @@ impl reapi::execution_server::Execution for Execution {
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
             do_not_cache: action.do_not_cache,
         };
-        let operation = self.0.queue.submit(job).map_err(submit_status)?;
+        let operation = self.0.queue.submit(job, Some(inputs)).map_err(submit_status)?;
         Ok(Response::new(follow(Arc::clone(&self.0), operation, hints)))
     }
 
@@ -86,7 +97,6 @@ impl reapi::execution_server::Execution for Execution {
 }
 
 impl Execution {
-    /// A stream of one message: the operation is done before it began.
     async fn cached(
         &self,
         instance: &InstanceName,
@@ -101,10 +111,18 @@ impl Execution {
             ..Default::default()
         };
         let response = with_inlined(&self.0, &action, &response, &hints).await;
-        let name = OperationName::new(instance);
-        let operation = completed(&name, &action, &response);
-        futures::stream::iter([Ok(operation)]).boxed()
+        done_at_once(instance, &action, &response)
     }
+}
+
+/// A stream of one message: the operation is done before it began.
+fn done_at_once(
+    instance: &InstanceName,
+    action: &Digest,
+    response: &reapi::ExecuteResponse,
+) -> OperationStream {
+    let operation = completed(&OperationName::new(instance), action, response);
+    futures::stream::iter([Ok(operation)]).boxed()
 }
 
 fn submit_status(error: SubmitError) -> Status {

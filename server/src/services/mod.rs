@@ -7,6 +7,7 @@ mod cas;
 mod compression;
 mod execution;
 mod inline;
+mod inputs;
 mod operations;
 mod routes;
 
@@ -19,6 +20,7 @@ use wardian_runtime::{Failure, Limits};
 use wardian_scheduler::LocalQueue;
 use wardian_store::BlobStore;
 use wardian_store::action_cache::ActionCache;
+use wardian_store::tree_pins::TreePins;
 
 use crate::config::RequestLimits;
 use crate::instance::Instance;
@@ -34,6 +36,7 @@ const REPLY_BYTES_MAX: usize = (4 << 20) - 64 * 1024;
 /// What every service works on.
 pub(crate) struct Context {
     pub(crate) blobs: Arc<dyn BlobStore>,
+    pub(crate) tree_pins: Arc<TreePins>,
     pub(crate) action_cache: ActionCache,
     pub(crate) queue: LocalQueue,
     pub(crate) instances: Vec<Instance>,

@@ -1,7 +1,7 @@
 //! Results of actions, served only while everything they name is stored.
 
-use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf as _, Bytes};
 use prost::Message;
@@ -9,27 +9,68 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 use wardian_proto::{Digest, DigestFunction, Directory, InstanceName, reapi};
 
 use crate::blob_store::blocking;
+use crate::recent::Recent;
 use crate::tree::{TreeLimits, closure};
 use crate::{BlobStore, RecordStore, StoreError, Table};
 
-/// Largest Tree message that is looked into, and most files that all trees of one result may name.
+/// Largest Tree message that is looked into, and most blobs that one result may need.
 const TREE_BYTES_MAX: u64 = 64 << 20;
-const TREE_FILES_MAX: usize = 1_000_000;
+const BLOBS_MAX: usize = 1_000_000;
 
-/// The action cache of every instance.
+/// Memory for the digests that output directories were found to need.
+const CLOSURES_BYTES_MAX: u64 = 32 << 20;
+
+/// What remembering a closure costs beside its digests, in bytes.
+const CLOSURE_OVERHEAD_BYTES: usize = 128;
+
+/// The action cache of every instance. Clones share it.
 #[derive(Clone)]
 pub struct ActionCache {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     records: Arc<dyn RecordStore>,
     blobs: Arc<dyn BlobStore>,
+    /// What output directories need. Digests name contents, so this stays true whatever is evicted, and
+    /// whether it is all there is asked each time.
+    closures: Recent<OutputDirectory, Arc<[Digest]>>,
+    counters: Counters,
+}
+
+/// How a result names a directory. The same bytes may be read in both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum OutputDirectory {
+    Tree(Digest),
+    Root(Digest),
+}
+
+#[derive(Default)]
+struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    incomplete: AtomicU64,
+}
+
+/// What look-ups came to since the server started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActionCacheStats {
+    /// Results that were served.
+    pub hits: u64,
+    /// Actions without a result.
+    pub misses: u64,
+    /// Results that were not served, because blobs they need are not stored or they cannot be read.
+    pub incomplete: u64,
 }
 
 impl ActionCache {
     /// An action cache whose results refer to blobs in `blobs`.
     pub fn new(records: Arc<dyn RecordStore>, blobs: Arc<dyn BlobStore>) -> Self {
-        Self { records, blobs }
+        let (closures, counters) = (Recent::new(CLOSURES_BYTES_MAX), Counters::default());
+        Self { shared: Arc::new(Shared { records, blobs, closures, counters }) }
     }
 
-    /// Returns the stored result when every blob it needs is there.
+    /// Returns the stored result when every blob it needs is there, and refreshes them all.
     ///
     /// An incomplete or unreadable result is a miss: the client then runs the action again.
     pub async fn get(
@@ -37,18 +78,19 @@ impl ActionCache {
         instance: &InstanceName,
         action: &Digest,
     ) -> Result<Option<reapi::ActionResult>, StoreError> {
-        let Some(bytes) = self.records.get(Table::ActionCache, &key(instance, action)).await? else {
+        let counters = &self.shared.counters;
+        let stored = self.shared.records.get(Table::ActionCache, &key(instance, action)).await?;
+        let Some(bytes) = stored else {
+            counters.misses.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
         };
-        let Ok(result) = reapi::ActionResult::decode(bytes) else { return Ok(None) };
-        match self.is_complete(action, &result).await {
-            Ok(true) => Ok(Some(result)),
-            Ok(false) => Ok(None),
-            Err(
-                StoreError::Directory { .. } | StoreError::TreeLimit { .. } | StoreError::TooLarge { .. },
-            ) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let complete = match reapi::ActionResult::decode(bytes) {
+            Ok(result) => self.shared.is_complete(action, &result).await?.then_some(result),
+            Err(_) => None,
+        };
+        let counter = if complete.is_some() { &counters.hits } else { &counters.incomplete };
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok(complete)
     }
 
     /// Stores a result, replacing an older one.
@@ -58,63 +100,109 @@ impl ActionCache {
         action: &Digest,
         result: &reapi::ActionResult,
     ) -> Result<(), StoreError> {
-        self.records.put(Table::ActionCache, &key(instance, action), result.encode_to_vec().into()).await
+        let value = result.encode_to_vec().into();
+        self.shared.records.put(Table::ActionCache, &key(instance, action), value).await
     }
 
+    /// What look-ups came to so far.
+    pub fn stats(&self) -> ActionCacheStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.shared.counters;
+        ActionCacheStats {
+            hits: read(&counters.hits),
+            misses: read(&counters.misses),
+            incomplete: read(&counters.incomplete),
+        }
+    }
+}
+
+impl Shared {
     /// Whether every blob that the result needs is stored.
     async fn is_complete(&self, action: &Digest, result: &reapi::ActionResult) -> Result<bool, StoreError> {
-        let function = action.function();
-        let parse = |wire: &Option<reapi::Digest>| Digest::from_wire(function, wire.as_ref()).ok();
-        let mut needed = Vec::new();
-        for file in &result.output_files {
-            let Some(digest) = parse(&file.digest) else { return Ok(false) };
-            needed.push(digest);
-        }
-        for stream in [&result.stdout_digest, &result.stderr_digest] {
-            if stream.is_some() {
-                let Some(digest) = parse(stream) else { return Ok(false) };
-                needed.push(digest);
-            }
-        }
-        let mut seen = HashSet::new();
-        for directory in &result.output_directories {
-            if directory.tree_digest.is_none() && directory.root_directory_digest.is_none() {
-                return Ok(false);
-            }
-            if directory.tree_digest.is_some() {
-                let Some(tree) = parse(&directory.tree_digest) else { return Ok(false) };
-                if seen.insert(tree) {
-                    let Some(files) = self.tree_files(&tree).await? else { return Ok(false) };
-                    needed.extend(files);
-                }
-            }
-            if directory.root_directory_digest.is_some() {
-                let Some(root) = parse(&directory.root_directory_digest) else { return Ok(false) };
-                if seen.insert(root) {
-                    let below = closure(&*self.blobs, root, TreeLimits::default()).await?;
-                    if !below.missing.is_empty() {
-                        return Ok(false);
-                    }
-                    needed.extend(below.files());
-                }
-            }
-            if needed.len() > TREE_FILES_MAX {
+        let Some((mut needed, directories)) = named(action.function(), result) else { return Ok(false) };
+        for directory in directories {
+            let Some(below) = self.closure(directory).await? else { return Ok(false) };
+            needed.extend_from_slice(&below);
+            if needed.len() > BLOBS_MAX {
                 return Ok(false);
             }
         }
         Ok(self.blobs.find_missing(&needed).await?.is_empty())
     }
 
-    /// The files that a stored Tree message names; `None` when it is absent or no Tree.
-    async fn tree_files(&self, tree: &Digest) -> Result<Option<Vec<Digest>>, StoreError> {
-        let bytes: Bytes = match self.blobs.get(tree, TREE_BYTES_MAX).await {
-            Ok(bytes) => bytes,
-            Err(StoreError::NotFound(_)) => return Ok(None),
+    /// Every blob that an output directory needs, itself included; `None` when it is not there, cannot be
+    /// read or is too large.
+    async fn closure(&self, directory: OutputDirectory) -> Result<Option<Arc<[Digest]>>, StoreError> {
+        if let Some(known) = self.closures.get(&directory) {
+            return Ok(Some(known));
+        }
+        let read = match directory {
+            OutputDirectory::Tree(tree) => self.blobs_of_tree(tree).await,
+            OutputDirectory::Root(root) => self.blobs_below(root).await,
+        };
+        let blobs: Arc<[Digest]> = match read {
+            Ok(Some(blobs)) => blobs.into(),
+            Ok(None)
+            | Err(
+                StoreError::NotFound(_)
+                | StoreError::Directory { .. }
+                | StoreError::TreeLimit { .. }
+                | StoreError::TooLarge { .. },
+            ) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let function = tree.function();
-        blocking(move || Ok(files_of_tree(function, bytes))).await
+        let weight = (CLOSURE_OVERHEAD_BYTES + size_of_val(&*blobs)) as u64;
+        self.closures.insert(directory, Arc::clone(&blobs), weight);
+        Ok(Some(blobs))
     }
+
+    async fn blobs_of_tree(&self, tree: Digest) -> Result<Option<Vec<Digest>>, StoreError> {
+        let bytes = self.blobs.get(&tree, TREE_BYTES_MAX).await?;
+        let files = blocking(move || Ok(files_of_tree(tree.function(), bytes))).await?;
+        Ok(files.map(|mut blobs| {
+            blobs.push(tree);
+            blobs
+        }))
+    }
+
+    async fn blobs_below(&self, root: Digest) -> Result<Option<Vec<Digest>>, StoreError> {
+        let below = closure(&*self.blobs, root, TreeLimits::default()).await?;
+        let mut blobs = below.files();
+        blobs.extend(below.order);
+        Ok(below.missing.is_empty().then_some(blobs))
+    }
+}
+
+/// The blobs and the directories that a result names; `None` when any of it is no digest.
+fn named(
+    function: DigestFunction,
+    result: &reapi::ActionResult,
+) -> Option<(Vec<Digest>, Vec<OutputDirectory>)> {
+    let parse = |wire: &Option<reapi::Digest>| Digest::from_wire(function, wire.as_ref()).ok();
+    let mut blobs = Vec::with_capacity(result.output_files.len() + 2);
+    for file in &result.output_files {
+        blobs.push(parse(&file.digest)?);
+    }
+    for stream in [&result.stdout_digest, &result.stderr_digest] {
+        if stream.is_some() {
+            blobs.push(parse(stream)?);
+        }
+    }
+    let mut directories = Vec::new();
+    for directory in &result.output_directories {
+        if directory.tree_digest.is_none() && directory.root_directory_digest.is_none() {
+            return None;
+        }
+        if directory.tree_digest.is_some() {
+            directories.push(OutputDirectory::Tree(parse(&directory.tree_digest)?));
+        }
+        if directory.root_directory_digest.is_some() {
+            directories.push(OutputDirectory::Root(parse(&directory.root_directory_digest)?));
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    directories.retain(|directory| seen.insert(*directory));
+    Some((blobs, directories))
 }
 
 /// Lists the files of an encoded Tree; `None` when it is none.
@@ -137,7 +225,7 @@ pub(crate) fn files_of_tree(function: DigestFunction, mut bytes: Bytes) -> Optio
             let directory = Directory::decode(function, &message).ok()?;
             files.extend(directory.files.iter().map(|f| f.digest));
         }
-        if files.len() > TREE_FILES_MAX {
+        if files.len() > BLOBS_MAX {
             return None;
         }
     }
@@ -156,6 +244,7 @@ mod tests {
     use super::*;
     use crate::Upload;
     use crate::backend::MemoryStore;
+    use crate::layers::{Metered, Meters, Operation};
 
     fn digest(data: &[u8]) -> Digest {
         DigestFunction::Sha256.digest(data)
@@ -207,6 +296,60 @@ mod tests {
         };
         let result = reapi::ActionResult { output_directories: vec![directory], ..Default::default() };
         becomes_complete(result, &[&tree, &root, b"inside"]).await;
+    }
+
+    /// A result with one output directory, named in one way, and the blobs it needs: the file last.
+    fn with_directory(as_tree: bool) -> (reapi::ActionResult, Vec<Vec<u8>>) {
+        let node = |name: &str, data: &[u8]| reapi::FileNode {
+            name: name.into(),
+            digest: Some(digest(data).to_wire()),
+            ..Default::default()
+        };
+        let child = reapi::Directory { files: vec![node("f", b"inside")], ..Default::default() };
+        let bytes = child.encode_to_vec();
+        let entry = reapi::DirectoryNode { name: "d".into(), digest: Some(digest(&bytes).to_wire()) };
+        let root = reapi::Directory { directories: vec![entry], ..Default::default() };
+        let (wire, mut blobs, mut directory) =
+            (|data: &[u8]| Some(digest(data).to_wire()), Vec::new(), reapi::OutputDirectory::default());
+        if as_tree {
+            blobs.push(reapi::Tree { root: Some(root), children: vec![child] }.encode_to_vec());
+            directory.tree_digest = wire(&blobs[0]);
+        } else {
+            blobs.extend([root.encode_to_vec(), bytes]);
+            directory.root_directory_digest = wire(&blobs[0]);
+        }
+        blobs.push(b"inside".to_vec());
+        (reapi::ActionResult { output_directories: vec![directory], ..Default::default() }, blobs)
+    }
+
+    /// The closure is read once; that all of it is there is asked each time, the Tree itself included.
+    #[tokio::test]
+    async fn a_remembered_closure_does_not_hide_what_is_gone() {
+        for as_tree in [true, false] {
+            let (result, blobs) = with_directory(as_tree);
+            let (store, meters) = (Arc::new(MemoryStore::new(1 << 20)), Arc::new(Meters::default()));
+            let metered = Arc::new(Metered::new(Arc::clone(&store), Arc::clone(&meters)));
+            let cache = ActionCache::new(store.clone(), metered);
+            let (instance, action) = (InstanceName::default(), digest(b"action"));
+            cache.put(&instance, &action, &result).await.unwrap();
+            for blob in &blobs {
+                assert_eq!(cache.get(&instance, &action).await.unwrap(), None);
+                upload(&store, blob).await;
+            }
+            assert!(cache.get(&instance, &action).await.unwrap().is_some());
+            let reads = || meters.read(Operation::Read).calls + meters.read(Operation::GetBatch).calls;
+            let before = reads();
+            for blob in &blobs {
+                store.evict(&digest(blob));
+                assert_eq!(cache.get(&instance, &action).await.unwrap(), None);
+                upload(&store, blob).await;
+                assert!(cache.get(&instance, &action).await.unwrap().is_some());
+            }
+            assert_eq!(reads(), before, "what the directory needs is known");
+            let stats = cache.stats();
+            let count = blobs.len() as u64;
+            assert_eq!((stats.hits, stats.misses, stats.incomplete), (1 + count, 0, 2 * count));
+        }
     }
 
     #[tokio::test]

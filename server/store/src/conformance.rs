@@ -20,7 +20,8 @@ macro_rules! blob_conformance {
                 short_and_long_uploads_are_refused, a_failed_source_leaves_nothing,
                 the_empty_blob_is_always_there, missing_keeps_order_and_drops_repeats,
                 ranges_are_exact, batches_succeed_and_fail_apart, concurrent_uploads_of_one_blob,
-                copies_into_files, reads_of_absent_blobs_fail_at_once);
+                copies_into_files, reads_of_absent_blobs_fail_at_once,
+                what_is_pinned_can_be_read, pins_name_what_is_missing);
         }
     };
     (@each $open:expr; $($check:ident),+) => {
@@ -224,6 +225,40 @@ pub async fn reads_of_absent_blobs_fail_at_once(store: &impl BlobStore) {
         assert!(matches!(outcome, Err(StoreError::NotFound(d)) if d == digest));
         assert!(matches!(store.get(&digest, 5).await, Err(StoreError::TooLarge { .. })));
     }
+}
+
+#[allow(missing_docs)]
+pub async fn what_is_pinned_can_be_read(store: &impl BlobStore) {
+    let (mut digests, mut contents) = (Vec::new(), Vec::new());
+    for size in [0, 10, 300_000] {
+        let (digest, data) = stored(store, size, 11).await;
+        digests.push(digest);
+        contents.push(data);
+    }
+    let twice = [&digests[..], &digests].concat();
+    let (first, missing) = store.pin(&twice).await.unwrap();
+    assert_eq!(missing, []);
+    let (second, missing) = store.pin(&digests[1..]).await.unwrap();
+    assert_eq!(missing, []);
+    for pin in [first, second] {
+        for (digest, data) in digests.iter().zip(&contents) {
+            assert!(store.get(digest, u64::MAX).await.unwrap() == *data);
+        }
+        drop(pin);
+    }
+}
+
+#[allow(missing_docs)]
+pub async fn pins_name_what_is_missing(store: &impl BlobStore) {
+    let (there, _) = stored(store, 20, 12).await;
+    let (absent, late) = (blob(21, 12).0, blob(22, 12));
+    let (pin, missing) = store.pin(&[late.0, there, absent, late.0]).await.unwrap();
+    assert_eq!(missing, [late.0, absent]);
+    store.put(Upload::bytes(late.0, late.1)).await.unwrap();
+    drop(pin);
+    let (_pin, missing) = store.pin(&[absent, late.0, there]).await.unwrap();
+    assert_eq!(missing, [absent]);
+    assert_eq!(store.pin(&[]).await.unwrap().1, []);
 }
 
 #[allow(missing_docs)]

@@ -28,6 +28,10 @@ pub enum StoreError {
     Source(Status),
     #[error("no space left in the store ({0})")]
     NoSpace(&'static str),
+    #[error("inputs of waiting actions are {0} blobs already; limit is {0}")]
+    TooManyPins(usize),
+    #[error("this store takes no uploads: it is read-only")]
+    ReadOnly,
     #[error("remote store: {0}")]
     Remote(Status),
     #[error("{operation}: {source}")]
@@ -75,7 +79,8 @@ impl From<StoreError> for Status {
             | StoreError::Directory { .. }
             | StoreError::TreeLimit { .. } => Self::invalid_argument(text),
             StoreError::OutOfRange { .. } => Self::out_of_range(text),
-            StoreError::NoSpace(_) => Self::resource_exhausted(text),
+            StoreError::NoSpace(_) | StoreError::TooManyPins(_) => Self::resource_exhausted(text),
+            StoreError::ReadOnly => Self::permission_denied(text),
             StoreError::Source(status) | StoreError::Remote(status) => status,
             StoreError::Io { .. } | StoreError::Database(_) => Self::internal(text),
             StoreError::Indexing => Self::unavailable(text),

@@ -14,12 +14,15 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod layers;
+mod recent;
 mod record_store;
 pub mod tree;
 pub mod tree_builder;
+pub mod tree_pins;
 mod upload;
 
-pub use blob_store::{BlobStore, BlobStream, ByteRange, READ_CHUNK_BYTES, collect};
+pub use blob_store::{BlobStore, BlobStream, ByteRange, Pin, READ_CHUNK_BYTES, collect};
 pub use error::StoreError;
 pub use record_store::{RecordStore, Table};
 pub use upload::{Step, Upload, Verified};

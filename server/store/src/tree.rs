@@ -70,54 +70,98 @@ impl Closure {
     }
 }
 
+/// Reads Directories of one tree and adds up what they cost.
+pub(crate) struct DirectoryReader<'a> {
+    store: &'a dyn BlobStore,
+    root: Digest,
+    limits: TreeLimits,
+    bytes: u64,
+    directories: usize,
+    entries: usize,
+}
+
+impl<'a> DirectoryReader<'a> {
+    /// A reader of what is below `root`.
+    pub(crate) fn new(store: &'a dyn BlobStore, root: Digest, limits: TreeLimits) -> Self {
+        Self { store, root, limits, bytes: 0, directories: 0, entries: 0 }
+    }
+
+    /// Reads distinct Directories, in the order given; `None` for those that are not stored.
+    pub(crate) async fn read(
+        &mut self,
+        digests: &[Digest],
+    ) -> Result<Vec<(Digest, Option<Directory>)>, StoreError> {
+        let mut found = Vec::new();
+        let mut rest = digests;
+        while !rest.is_empty() {
+            let batch = batch(&mut rest);
+            self.charge(batch)?;
+            for (digest, bytes) in batch.iter().zip(self.store.get_batch(batch).await) {
+                let directory = match bytes {
+                    Ok(bytes) => Some(self.decode(digest, &bytes)?),
+                    Err(StoreError::NotFound(_)) => None,
+                    Err(error) => return Err(error),
+                };
+                found.push((*digest, directory));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Counts Directories before they are read.
+    fn charge(&mut self, batch: &[Digest]) -> Result<(), StoreError> {
+        let limits = &self.limits;
+        if let Some(large) = batch.iter().find(|d| d.size() > limits.directory_bytes_max) {
+            let (limit_name, limit) = ("directory message", limits.directory_bytes_max);
+            return Err(StoreError::TooLarge { digest: *large, limit_name, limit });
+        }
+        self.directories += batch.len();
+        if self.directories > limits.directories_max {
+            return Err(self.exceeds("directories", limits.directories_max));
+        }
+        self.bytes = batch.iter().fold(self.bytes, |sum, digest| sum.saturating_add(digest.size()));
+        if self.bytes > limits.bytes_max {
+            let limit = usize::try_from(limits.bytes_max).unwrap_or(usize::MAX);
+            return Err(self.exceeds("bytes of directories", limit));
+        }
+        Ok(())
+    }
+
+    fn decode(&mut self, digest: &Digest, bytes: &[u8]) -> Result<Directory, StoreError> {
+        let directory = Directory::decode(digest.function(), bytes)
+            .map_err(|source| StoreError::Directory { digest: *digest, source })?;
+        self.entries += directory.files.len() + directory.directories.len() + directory.symlinks.len();
+        if self.entries > self.limits.entries_max {
+            return Err(self.exceeds("entries", self.limits.entries_max));
+        }
+        Ok(directory)
+    }
+
+    fn exceeds(&self, what: &'static str, limit: usize) -> StoreError {
+        StoreError::TreeLimit { root: self.root, what, limit }
+    }
+}
+
 /// Reads every Directory below `root`. Missing ones are reported, not an error; bad ones are an error.
 pub async fn closure(store: &dyn BlobStore, root: Digest, limits: TreeLimits) -> Result<Closure, StoreError> {
+    let mut reader = DirectoryReader::new(store, root, limits);
     let mut found = Closure::default();
     let mut named = HashSet::from([root]);
     let mut level = vec![root];
     let mut depth = 0;
-    let mut bytes: u64 = 0;
-    let mut entries = 0;
     while !level.is_empty() {
         if depth > limits.depth_max {
             return Err(StoreError::TreeLimit { root, what: "levels", limit: limits.depth_max });
         }
         let mut next = Vec::new();
-        let mut rest = &level[..];
-        while !rest.is_empty() {
-            let batch = batch(&mut rest);
-            if let Some(large) = batch.iter().find(|d| d.size() > limits.directory_bytes_max) {
-                let (limit_name, limit) = ("directory message", limits.directory_bytes_max);
-                return Err(StoreError::TooLarge { digest: *large, limit_name, limit });
-            }
-            bytes = batch.iter().fold(bytes, |sum, digest| sum.saturating_add(digest.size()));
-            if bytes > limits.bytes_max {
-                let limit = usize::try_from(limits.bytes_max).unwrap_or(usize::MAX);
-                return Err(StoreError::TreeLimit { root, what: "bytes of directories", limit });
-            }
-            for (digest, bytes) in batch.iter().zip(store.get_batch(batch).await) {
-                let bytes = match bytes {
-                    Ok(bytes) => bytes,
-                    Err(StoreError::NotFound(_)) => {
-                        found.missing.push(*digest);
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                };
-                let directory = Directory::decode(digest.function(), &bytes)
-                    .map_err(|source| StoreError::Directory { digest: *digest, source })?;
-                entries += directory.files.len() + directory.directories.len() + directory.symlinks.len();
-                if entries > limits.entries_max {
-                    return Err(StoreError::TreeLimit { root, what: "entries", limit: limits.entries_max });
-                }
-                next.extend(directory.directories.iter().map(|d| d.digest).filter(|d| named.insert(*d)));
-                found.order.push(*digest);
-                found.directories.insert(*digest, directory);
-            }
-            if named.len() > limits.directories_max {
-                let (what, limit) = ("directories", limits.directories_max);
-                return Err(StoreError::TreeLimit { root, what, limit });
-            }
+        for (digest, directory) in reader.read(&level).await? {
+            let Some(directory) = directory else {
+                found.missing.push(digest);
+                continue;
+            };
+            next.extend(directory.directories.iter().map(|d| d.digest).filter(|d| named.insert(*d)));
+            found.order.push(digest);
+            found.directories.insert(digest, directory);
         }
         level = next;
         depth += 1;

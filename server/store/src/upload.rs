@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use wardian_proto::{Digest, Hasher};
 
-use crate::StoreError;
+use crate::{BlobStream, StoreError};
 
 /// Bytes on their way into a store, hashed as they pass.
 pub struct Upload {
@@ -58,6 +58,15 @@ impl Upload {
     /// The digest that the bytes must match.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// Takes the upload apart for a layer that hands it on to stores, which verify it in their turn.
+    pub(crate) fn into_pieces(self) -> (Digest, BlobStream) {
+        let pieces = match self.body {
+            Body::Bytes(data) => futures::stream::iter(data.map(Ok)).boxed(),
+            Body::Stream(pieces) => pieces,
+        };
+        (self.digest, pieces)
     }
 
     /// Returns the next bytes or the verdict. Fails as soon as the bytes cannot match any more.

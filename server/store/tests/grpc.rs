@@ -3,20 +3,33 @@
 mod fake_cas;
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fake_cas::{LIMITS, Manner, Running, channel, instance, serve};
 use futures::StreamExt;
 use tonic::{Code, Status};
 use wardian_proto::{Digest, DigestFunction};
-use wardian_store::backend::{GrpcStore, GrpcStoreLimits};
+use wardian_store::backend::{GrpcStore, GrpcStoreLimits, MemoryStore};
+use wardian_store::layers::{Existence, Tiered};
 use wardian_store::{BlobStore, ByteRange, StoreError, Upload, collect};
+
+/// A lease that no test outlives.
+const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Limits under which almost every blob goes through ByteStream.
 const STREAMED: GrpcStoreLimits = GrpcStoreLimits { batch_bytes_max: 2, ..LIMITS };
 
 wardian_store::blob_conformance!(in_batches, serve(Manner::Strict, LIMITS));
 wardian_store::blob_conformance!(in_streams, serve(Manner::Strict, STREAMED));
+
+/// What a server keeps that uses another one as its store.
+async fn near_and_far() -> (Tiered<MemoryStore, Existence<GrpcStore>>, Running) {
+    let (store, running) = serve(Manner::Strict, GrpcStoreLimits { lease: A_WEEK, ..LIMITS }).await;
+    (Tiered::new(MemoryStore::new(64 << 20), Existence::new(store)), running)
+}
+
+wardian_store::blob_conformance!(near_and_far, near_and_far());
 
 fn blob(size: usize) -> (Digest, Bytes) {
     let data: Vec<u8> = (0..size).map(|i| (i % 241) as u8).collect();
@@ -192,4 +205,21 @@ async fn batches_are_split_to_fit_and_keep_their_order() {
     let before = running.1.calls.load(Ordering::SeqCst);
     assert_eq!(store.find_missing(&asked).await.unwrap(), [blob(77).0]);
     assert_eq!(running.1.calls.load(Ordering::SeqCst) - before, 4, "10 distinct digests in threes");
+}
+
+#[tokio::test]
+async fn what_is_pinned_is_asked_for_again() {
+    let leased = GrpcStoreLimits { lease: Duration::from_millis(30), ..LIMITS };
+    let (store, running) = serve(Manner::Strict, leased).await;
+    let (digest, data) = blob(1000);
+    store.put(Upload::bytes(digest, data)).await.unwrap();
+    let (pin, missing) = store.pin(&[digest, blob(1001).0]).await.unwrap();
+    let (again, _) = store.pin(&[digest]).await.unwrap();
+    assert_eq!(missing, [blob(1001).0]);
+    drop(pin);
+    let before = running.1.calls.load(Ordering::SeqCst);
+    while running.1.calls.load(Ordering::SeqCst) < before + 10 {
+        tokio::task::yield_now().await;
+    }
+    drop(again);
 }

@@ -4,16 +4,19 @@
 //! wrong server is found out and never believed. Nothing is kept on this side.
 
 mod download;
+mod renewal;
 mod retry;
 mod upload;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use download::Download;
 use futures::StreamExt;
+use renewal::{Renewals, Renewed};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 use wardian_proto::bytestream::ReadRequest;
@@ -22,7 +25,7 @@ use wardian_proto::reapi::content_addressable_storage_client::ContentAddressable
 use wardian_proto::{Compressor, Digest, InstanceName, ReadName, WriteName, reapi, rpc};
 
 use crate::blob_store::distinct_non_empty;
-use crate::{BlobStore, BlobStream, ByteRange, StoreError, Upload};
+use crate::{BlobStore, BlobStream, ByteRange, Pin, StoreError, Upload};
 
 /// Room in a batch message for what comes beside the blobs' bytes: digests, statuses, framing.
 const MESSAGE_OVERHEAD_BYTES: usize = 1 << 20;
@@ -45,6 +48,9 @@ pub struct GrpcStoreLimits {
     pub attempts_max: u32,
     /// How long one call that answers once may take. Streams have no such limit.
     pub unary_time_max: Duration,
+    /// How long the server keeps what it reported present. The API has no way to ask; zero when nothing is
+    /// known.
+    pub lease: Duration,
 }
 
 impl Default for GrpcStoreLimits {
@@ -56,6 +62,7 @@ impl Default for GrpcStoreLimits {
             write_bytes_max: 512 << 10,
             attempts_max: 4,
             unary_time_max: Duration::from_secs(60),
+            lease: Duration::ZERO,
         }
     }
 }
@@ -67,6 +74,7 @@ pub struct GrpcStore {
     byte_stream: ByteStreamClient<Channel>,
     instance: InstanceName,
     limits: GrpcStoreLimits,
+    renewals: Arc<Renewals>,
 }
 
 impl GrpcStore {
@@ -83,6 +91,7 @@ impl GrpcStore {
                 .max_encoding_message_size(message_bytes_max),
             instance,
             limits,
+            renewals: Arc::default(),
         }
     }
 
@@ -238,6 +247,23 @@ impl BlobStore for GrpcStore {
             missing.extend(self.find_missing_among(batch).await?);
         }
         Ok(missing)
+    }
+
+    fn lease(&self) -> Duration {
+        self.limits.lease
+    }
+
+    /// Holds as far as the server keeps its lease: while the pin lives, it is asked for the blobs again in
+    /// time. Where no lease is known, the pin is one FindMissingBlobs and no more.
+    async fn pin(&self, digests: &[Digest]) -> Result<(Pin, Vec<Digest>), StoreError> {
+        let missing = self.find_missing(digests).await?;
+        if self.limits.lease.is_zero() {
+            return Ok((Pin::default(), missing));
+        }
+        let absent: HashSet<_> = missing.iter().collect();
+        let mut present = distinct_non_empty(digests);
+        present.retain(|digest| !absent.contains(digest));
+        Ok((Pin::new(Renewed::new(self, present)), missing))
     }
 
     /// A server that has the blob already may end the upload early; the bytes not sent by then are not

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,7 +10,9 @@ use futures::StreamExt;
 use wardian_proto::Digest;
 
 use crate::blob_store::distinct_non_empty;
-use crate::{BlobStore, BlobStream, ByteRange, READ_CHUNK_BYTES, RecordStore, StoreError, Table, Upload};
+use crate::{
+    BlobStore, BlobStream, ByteRange, Pin, READ_CHUNK_BYTES, RecordStore, StoreError, Table, Upload,
+};
 
 /// A store in memory, bounded by `bytes_max`.
 #[derive(Debug)]
@@ -31,6 +34,15 @@ impl MemoryStore {
         Self { inner: Mutex::default(), bytes_max }
     }
 
+    /// Takes a blob away, as a store that evicts would do.
+    #[cfg(test)]
+    pub(crate) fn evict(&self, digest: &Digest) {
+        let mut inner = self.lock();
+        if inner.blobs.remove(digest).is_some() {
+            inner.bytes -= digest.size();
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().expect("no code that holds this lock panics")
     }
@@ -50,6 +62,14 @@ impl BlobStore for MemoryStore {
         let mut missing = distinct_non_empty(digests);
         missing.retain(|d| !inner.blobs.contains_key(d));
         Ok(missing)
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::MAX
+    }
+
+    async fn pin(&self, digests: &[Digest]) -> Result<(Pin, Vec<Digest>), StoreError> {
+        Ok((Pin::default(), self.find_missing(digests).await?))
     }
 
     async fn put(&self, upload: Upload) -> Result<(), StoreError> {

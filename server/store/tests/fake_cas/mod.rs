@@ -279,6 +279,7 @@ pub(crate) const LIMITS: GrpcStoreLimits = GrpcStoreLimits {
     write_bytes_max: WRITE_BYTES_MAX,
     attempts_max: 3,
     unary_time_max: Duration::from_secs(30),
+    lease: Duration::ZERO,
 };
 
 pub(crate) fn instance() -> InstanceName {

@@ -65,7 +65,7 @@ use self::record::{blob_key, record_key};
 use self::segment::Use;
 use self::small::{again, find_missing, get_blob, get_blob_now, store};
 use crate::blob_store::{blocking, distinct_non_empty};
-use crate::{BlobStore, BlobStream, ByteRange, RecordStore, StoreError, Table, Upload};
+use crate::{BlobStore, BlobStream, ByteRange, Pin, RecordStore, StoreError, Table, Upload};
 
 /// How long a call waits at the most for the index to be brought up to date; then it fails with Indexing.
 const INDEXING_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -113,12 +113,12 @@ pub struct SledStats {
 }
 
 /// Keeps blobs from being evicted until it is dropped.
-pub struct Pin {
+struct PinnedKeys {
     engine: Arc<Engine>,
     keys: Vec<Vec<u8>>,
 }
 
-impl Drop for Pin {
+impl Drop for PinnedKeys {
     fn drop(&mut self) {
         self.engine.unpin(&self.keys);
     }
@@ -182,16 +182,6 @@ impl SledStore {
     pub async fn flush(&self) -> Result<(), StoreError> {
         self.started().await?;
         self.run(Engine::flush).await
-    }
-
-    /// Pins blobs, and returns those that are not stored. The others stay until the pin is dropped.
-    pub async fn pin(&self, digests: &[Digest]) -> Result<(Pin, Vec<Digest>), StoreError> {
-        let keys: Vec<_> = distinct_non_empty(digests).iter().map(blob_key).collect();
-        self.engine.pin(&keys);
-        let pin = Pin { engine: Arc::clone(&self.engine), keys };
-        // After the pin: eviction then either sees it, or has dropped the blob and it is reported.
-        let missing = self.find_missing(digests).await?;
-        Ok((pin, missing))
     }
 
     /// The state of the store in numbers.
@@ -261,6 +251,19 @@ impl BlobStore for SledStore {
             }
         }
         self.look_up(move |engine| find_missing(engine, &asked)).await
+    }
+
+    fn lease(&self) -> Duration {
+        self.engine.options.lease
+    }
+
+    async fn pin(&self, digests: &[Digest]) -> Result<(Pin, Vec<Digest>), StoreError> {
+        let keys: Vec<_> = distinct_non_empty(digests).iter().map(blob_key).collect();
+        self.engine.pin(&keys);
+        let pin = Pin::new(PinnedKeys { engine: Arc::clone(&self.engine), keys });
+        // After the pin: eviction then either sees it, or has dropped the blob and it is reported.
+        let missing = self.find_missing(digests).await?;
+        Ok((pin, missing))
     }
 
     async fn put(&self, upload: Upload) -> Result<(), StoreError> {

@@ -1,0 +1,48 @@
+//! The store of a server: one folder, alone or in front of another server's CAS.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use wardian_store::backend::{GrpcStore, GrpcStoreLimits, SledStore};
+use wardian_store::layers::{Existence, Metered, Meters, Tiered};
+use wardian_store::{BlobStore, RecordStore};
+
+use crate::client;
+use crate::config::{Config, RemoteStore};
+
+/// What a server keeps things in.
+pub(crate) struct Stores {
+    /// The folder itself.
+    pub(crate) local: SledStore,
+    /// The CAS that is served.
+    pub(crate) blobs: Arc<dyn BlobStore>,
+    /// Action results; they stay in the folder.
+    pub(crate) records: Arc<dyn RecordStore>,
+    /// Counts what goes to the two above.
+    pub(crate) meters: Arc<Meters>,
+}
+
+impl Stores {
+    /// Opens the folder. A remote store need not be there yet: calls fail with UNAVAILABLE until it is.
+    pub(crate) async fn open(config: &Config) -> anyhow::Result<Self> {
+        let (folder, options) = (config.data.join("store"), config.store);
+        let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder, options)).await?;
+        let local = opened.with_context(|| {
+            format!("store in {} cannot be opened (is another server using it?)", config.data.display())
+        })?;
+        let meters = Arc::new(Meters::default());
+        let blobs: Arc<dyn BlobStore> = match far(&config.remote) {
+            None => Arc::new(Metered::new(local.clone(), Arc::clone(&meters))),
+            Some(far) => Arc::new(Metered::new(Tiered::new(local.clone(), far), Arc::clone(&meters))),
+        };
+        let records = Arc::new(Metered::new(local.clone(), Arc::clone(&meters)));
+        Ok(Self { local, blobs, records, meters })
+    }
+}
+
+/// The other server's CAS. Only here are look-ups remembered: those of the folder cost less than that.
+fn far(remote: &RemoteStore) -> Option<Existence<GrpcStore>> {
+    let channel = client::lazy_channel(remote.url.as_ref()?);
+    let limits = GrpcStoreLimits { lease: remote.lease, ..GrpcStoreLimits::default() };
+    Some(Existence::new(GrpcStore::new(channel, remote.instance.clone(), limits)))
+}
