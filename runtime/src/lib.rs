@@ -17,7 +17,9 @@ mod input_root;
 pub mod limits;
 mod outputs;
 mod staged;
+pub mod wasi;
 mod worker;
+pub mod workspace;
 
 pub use failure::Failure;
 pub use limits::Limits;
