@@ -161,7 +161,8 @@ impl Worker {
         progress.metadata.virtual_execution_duration = finished.duration.try_into().ok();
         progress.metadata.output_upload_start_timestamp = now();
         progress.report("uploading outputs").await;
-        let collected = outputs::collect(store, staged.path(), &spec, limits).await;
+        let source = Arc::new(outputs::StagedOutputs::open(staged.path())?);
+        let collected = outputs::collect(store, source, &spec, limits).await;
         let (mut result, failure) = match (collected, failure) {
             (Ok(result), failure) => (result, failure),
             // What was cut short may have left anything; its own failure says more.
