@@ -6,7 +6,7 @@ use wardian_store::StoreError;
 /// A fault that ends an action with a status other than OK.
 ///
 /// A command that exits with a code other than 0 is a result, not a failure.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Failure {
     #[error("{} input blob(s) are missing from the CAS: {}", .0.len(), some(.0))]

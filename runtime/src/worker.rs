@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -14,6 +14,7 @@ use wardian_store::{BlobStore, Upload};
 use crate::action::{self, ActionSpec};
 use crate::executor::native::NativeExecutor;
 use crate::executor::wasm::WasmExecutor;
+use crate::executor::wasm::compile::CompileSettings;
 use crate::executor::{Executor, Finished, Outcome, Task};
 use crate::input_root::{InputRoot, make_parents};
 use crate::staged::{self, Staged};
@@ -34,6 +35,8 @@ pub struct WorkerConfig {
     pub properties: Vec<(String, String)>,
     /// Limits of each action.
     pub limits: Limits,
+    /// How modules are compiled.
+    pub compile: CompileSettings,
 }
 
 /// Runs actions until its queue shuts down.
@@ -54,7 +57,8 @@ impl Worker {
     ) -> anyhow::Result<Self> {
         staged::prepare(&config.folder.join("staged"))?;
         let compiled = config.folder.join("compiled");
-        let wasm = WasmExecutor::new(&compiled, Arc::clone(&store), &config.limits)?;
+        let wasm =
+            WasmExecutor::new(&compiled, Arc::clone(&store), config.slots, &config.limits, &config.compile)?;
         let native = config.native.then(|| NativeExecutor::new(&config.limits));
         Ok(Self { config, store, queue, wasm, native })
     }
@@ -140,9 +144,15 @@ impl Worker {
             cancelled: assignment.cancelled.clone(),
         };
         progress.metadata.worker = format!("{}/{}", self.config.name, executor.name());
-        progress.report("preparing the tool (a module that is new to this worker is compiled first)").await;
+        let awaited = executor.awaits(&task);
+        progress.report(awaited.as_deref().unwrap_or("preparing the tool")).await;
+        let started = Instant::now();
+        unless_cancelled(cancelled, executor.prepare(&task)).await?;
+        if awaited.is_some() {
+            progress
+                .note(format!("waited {:.1} s for the tool to be compiled", started.elapsed().as_secs_f64()));
+        }
         unless_cancelled(cancelled, async {
-            executor.prepare(&task).await?;
             input.stage(store, staged.path(), limits).await?;
             let parents: Vec<RelPath> = spec.outputs.all().map(|output| output.path.clone()).collect();
             make_parents(staged.path(), parents).await
@@ -181,8 +191,7 @@ impl Worker {
             Some(_) => false,
             None => {
                 let isa = spec.platform.get("ISA");
-                isa == Some("wasm32")
-                    || (isa.is_none() && WasmExecutor::is_wasm(&*self.store, input, spec).await?)
+                isa == Some("wasm32") || (isa.is_none() && self.wasm.is_wasm(input, spec).await?)
             }
         };
         let isa_fits = |isa: &str| (isa == "wasm32") == wasm;
@@ -256,8 +265,13 @@ impl<'a> Progress<'a> {
     /// Tells whoever waits what happens now, as a `google.protobuf.StringValue`.
     async fn report(&self, doing: &str) {
         let mut metadata = self.metadata.clone();
-        metadata.auxiliary_metadata.push(pack_any("google.protobuf.StringValue", &doing.to_owned()));
+        metadata.auxiliary_metadata.push(text(doing));
         self.worker.queue.progress(self.assignment.run, metadata).await;
+    }
+
+    /// Keeps a remark for whoever looks at the result.
+    fn note(&mut self, remark: String) {
+        self.metadata.auxiliary_metadata.push(text(&remark));
     }
 
     fn respond(
@@ -280,6 +294,10 @@ impl<'a> Progress<'a> {
             ..Default::default()
         }
     }
+}
+
+fn text(text: &str) -> prost_types::Any {
+    pack_any("google.protobuf.StringValue", &text.to_owned())
 }
 
 fn now() -> Option<prost_types::Timestamp> {

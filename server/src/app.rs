@@ -74,6 +74,7 @@ impl Server {
             native: config.worker.native,
             properties: config.worker.properties.clone(),
             limits: config.worker.limits.clone(),
+            compile: config.worker.compile,
         };
         let worker = Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?.start().await;
         let context = Arc::new(Context {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::{Table, Value};
-use wardian_proto::InstanceName;
-use wardian_runtime::Limits;
+use wardian_proto::{Digest, InstanceName};
+use wardian_runtime::{Baseline, CompileSettings, Limits};
 use wardian_scheduler::SchedulerLimits;
 use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
 
@@ -59,6 +59,8 @@ pub struct WorkerSettings {
     pub properties: Vec<(String, String)>,
     /// Limits of each action.
     pub limits: Limits,
+    /// How modules are compiled.
+    pub compile: CompileSettings,
 }
 
 impl Default for Config {
@@ -81,6 +83,7 @@ impl Default for Config {
                 native: true,
                 properties: Vec::new(),
                 limits: Limits::default(),
+                compile: CompileSettings::default(),
             },
         }
     }
@@ -204,6 +207,23 @@ fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
         section.number("wasm_module_bytes_max", 1, u64::MAX, &mut limits.wasm_module_bytes_max);
         section.count("wasm_modules_loaded_max", &mut limits.wasm_modules_loaded_max);
     });
+    section.section("compile", |section| compile(section, &mut worker.compile));
+}
+
+fn compile(section: &mut Section<'_>, compile: &mut CompileSettings) {
+    section.text("baseline", |word| {
+        let known = Baseline::WORDS.iter().find(|(name, _)| *name == word);
+        compile.baseline = known.ok_or("is none of \"toolchains\", \"all\", \"off\"")?.1;
+        Ok(())
+    });
+    section.digests("trusted", &mut compile.trusted);
+    section.digests("warm", &mut compile.warm);
+    section.number("child_memory_bytes_max", 1, u64::MAX, &mut compile.child_memory_bytes_max);
+    section.number("memory_bytes_max", 1, u64::MAX, &mut compile.memory_bytes_max);
+    section.seconds("cpu_seconds_max", &mut compile.cpu_max);
+    section.seconds("wall_seconds_max", &mut compile.wall_max);
+    section.number("artifact_bytes_max", 1, u64::MAX, &mut compile.artifact_bytes_max);
+    section.number("kept_bytes_max", 1, u64::MAX, &mut compile.kept_bytes_max);
 }
 
 /// One table on its way into the configuration. What is left at the end is unknown.
@@ -253,6 +273,14 @@ impl<'a> Section<'a> {
             Some(Err(problem)) => self.problem(key, &problem),
             None => self.problem(key, "must be a list of texts"),
         }
+    }
+
+    fn digests(&mut self, key: &'static str, target: &mut Vec<Digest>) {
+        self.list(key, |texts| {
+            let parse = |text: &String| text.parse().map_err(|e| format!("{text:?} is no HASH/SIZE: {e}"));
+            *target = texts.iter().map(parse).collect::<Result<_, String>>()?;
+            Ok(())
+        });
     }
 
     fn boolean(&mut self, key: &'static str, target: &mut bool) {
@@ -339,6 +367,9 @@ mod tests {
             [worker.limits]
             stdout_byte_max = 5
             input_bytes_max = -1
+            [worker.compile]
+            baseline = "sometimes"
+            trusted = ["clang"]
         "#;
         let problems = Config::parse(text).unwrap_err();
         for path in [
@@ -349,10 +380,12 @@ mod tests {
             "worker.slots:",
             "worker.limits.stdout_byte_max:",
             "worker.limits.input_bytes_max:",
+            "worker.compile.baseline:",
+            "worker.compile.trusted:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:?}");
         }
-        assert_eq!(problems.len(), 7, "{problems:?}");
+        assert_eq!(problems.len(), 9, "{problems:?}");
     }
 
     #[test]

@@ -29,7 +29,8 @@ impl Setup {
             std::fs::write(local.path().join(name), wat::parse_str(text).unwrap()).unwrap();
         }
         let listen = ([127, 0, 0, 1], 0).into();
-        let config = Config { listen, data: data.path().to_owned(), ..Config::default() };
+        let mut config = Config { listen, data: data.path().to_owned(), ..Config::default() };
+        config.worker.compile.program = env!("CARGO_BIN_EXE_wardian").into();
         Self { server: Server::start(config).await.unwrap(), data, local }
     }
 

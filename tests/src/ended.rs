@@ -81,6 +81,18 @@ pub(crate) fn metadata(operation: &Operation) -> reapi::ExecuteOperationMetadata
     reapi::ExecuteOperationMetadata::decode(&*any.value).expect("ExecuteOperationMetadata")
 }
 
+/// What a worker says that it does for an operation, and its remarks.
+pub fn doing(operation: &Operation) -> Vec<String> {
+    let metadata = metadata(operation).partial_execution_metadata.unwrap_or_default();
+    texts(&metadata)
+}
+
+/// The texts among auxiliary metadata.
+fn texts(metadata: &reapi::ExecutedActionMetadata) -> Vec<String> {
+    let texts = metadata.auxiliary_metadata.iter().filter(|any| any.type_url.ends_with("StringValue"));
+    texts.map(|any| String::decode(&*any.value).expect("a StringValue")).collect()
+}
+
 /// A finished execution.
 #[derive(Clone, Debug)]
 pub struct Ended {
@@ -99,6 +111,11 @@ impl Ended {
     /// The result; empty when there is none.
     pub fn result(&self) -> reapi::ActionResult {
         self.response.result.clone().unwrap_or_default()
+    }
+
+    /// What the worker remarked on the run.
+    pub fn remarks(&self) -> Vec<String> {
+        texts(&self.result().execution_metadata.unwrap_or_default())
     }
 
     /// The operation's name.

@@ -3,8 +3,10 @@
 //! Everything here goes through the port, as a client would. The tests are in `tests/system/`.
 
 mod action;
+mod blob;
 mod ended;
 mod guest;
+mod process;
 mod server;
 
 use std::time::Duration;
@@ -13,9 +15,11 @@ use bytes::Bytes;
 use wardian_proto::{Digest, DigestFunction};
 
 pub use action::{Built, TestAction};
-pub use ended::{Ended, Following, Refusal};
+pub use blob::{Blob, Random, random};
+pub use ended::{Ended, Following, Refusal, doing};
 pub use guest::{component_of, guest};
-pub use server::{TestServer, code};
+pub use process::{Memory, Process, ServerProcess, allocated_below};
+pub use server::{TestServer, code, wardian};
 
 /// How long anything may take before a test gives up on it. Generous: it is for faults, not for timing.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -50,6 +50,7 @@ impl TestServer {
             ..Config::default()
         };
         config.worker.slots = 2;
+        config.worker.compile.program = wardian();
         configure(&mut config);
         let server = Server::start(config).await.expect("the server starts");
         let address = server.address();
@@ -83,6 +84,11 @@ impl TestServer {
     /// The folder in which the worker stages input roots.
     pub fn staged(&self) -> PathBuf {
         self.folder().join("data/worker/staged")
+    }
+
+    /// The folder in which the worker keeps compiled modules.
+    pub fn compiled(&self) -> PathBuf {
+        self.folder().join("data/worker/compiled")
     }
 
     /// A connection.
@@ -243,6 +249,16 @@ impl TestServer {
         until("no staged input root is left", || is_empty(&self.staged())).await;
         until("no part of an upload is left", || is_empty(&incoming)).await;
     }
+}
+
+/// The program beside the tests: modules are compiled by a child that runs it.
+pub fn wardian() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows where it is");
+    // target/release/deps/system-HASH
+    let folder = test.ancestors().nth(2).expect("tests are two folders below the target folder");
+    let program = folder.join("wardian");
+    assert!(program.exists(), "there is no {}: run `cargo build --release --workspace`", program.display());
+    program
 }
 
 fn is_empty(folder: &Path) -> bool {

@@ -54,6 +54,9 @@ pub trait Executor: Send + Sync + 'static {
     /// The name that results carry.
     fn name(&self) -> &'static str;
 
+    /// What [`prepare`](Self::prepare) would have to wait for, in words for whoever waits.
+    fn awaits(&self, task: &Task<'_>) -> Option<String>;
+
     /// Gets whatever the command needs that takes long, before the clock of the command runs.
     async fn prepare(&self, task: &Task<'_>) -> Result<(), Failure>;
 

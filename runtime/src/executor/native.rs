@@ -75,6 +75,10 @@ impl Executor for NativeExecutor {
         "native"
     }
 
+    fn awaits(&self, _task: &Task<'_>) -> Option<String> {
+        None
+    }
+
     async fn prepare(&self, _task: &Task<'_>) -> Result<(), Failure> {
         Ok(())
     }

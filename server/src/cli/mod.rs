@@ -61,11 +61,21 @@ enum Command {
     /// Check or print the configuration.
     Config(config::ConfigArgs),
     Store(store::StoreArgs),
+    /// What a worker starts to compile a module.
+    #[command(hide = true)]
+    CompileModule {
+        /// The worker's request.
+        arguments: Vec<String>,
+    },
 }
 
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::CompileModule { arguments } = &cli.command {
+        // Before there are threads: it gives up its rights first, for itself and every thread to come.
+        return wardian_runtime::executor::wasm::compile::run_child(arguments);
+    }
     start_log(&cli.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -102,6 +112,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::demo(args).await,
         Command::Config(args) => config::config(args),
         Command::Store(args) => store::store(args).await,
+        Command::CompileModule { .. } => unreachable!("done before anything else"),
     }
 }
 

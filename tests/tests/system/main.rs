@@ -5,6 +5,8 @@
 mod action_cache;
 mod byte_stream;
 mod cas;
+mod compile;
+mod compile_hostile;
 mod conformance;
 mod execution;
 mod hostile;

@@ -17,7 +17,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::{I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
-use super::modules::Loaded;
+use super::link::Loaded;
 use crate::executor::native::timed_out;
 use crate::executor::{Finished, Outcome};
 use crate::{Failure, Limits};
@@ -300,6 +300,8 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         own_max: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        // A pooled table's maximum is the limit itself, which decides below.
+        let own_max = own_max.filter(|max| *max < self.table_elements.max);
         let fits = self.table_elements.grow(current, desired, own_max);
         if !fits {
             let Budget { used, max } = self.table_elements;

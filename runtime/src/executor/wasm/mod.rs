@@ -16,10 +16,15 @@ use super::{Executor, Outcome, Task};
 use crate::input_root::{InputRoot, blocking};
 use crate::{Failure, Limits};
 
+mod artifacts;
+pub mod compile;
+mod engines;
 mod guest;
+mod link;
 mod modules;
 
-use modules::Modules;
+use compile::CompileSettings;
+use modules::{Metering, Modules};
 
 /// How often a running guest is asked whether it should stop.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
@@ -36,23 +41,36 @@ pub struct WasmExecutor {
 }
 
 impl WasmExecutor {
-    /// An executor that keeps compiled modules in `folder`, which must be private to this worker.
-    pub fn new(folder: &Path, store: Arc<dyn BlobStore>, limits: &Limits) -> anyhow::Result<Self> {
-        let modules = Modules::open(folder, limits)?;
+    /// An executor that keeps compiled modules in `folder`, which must be private to this worker, and runs
+    /// as many guests at once as there are `slots`. Must be called inside of a tokio runtime.
+    pub fn new(
+        folder: &Path,
+        store: Arc<dyn BlobStore>,
+        slots: usize,
+        limits: &Limits,
+        settings: &CompileSettings,
+    ) -> anyhow::Result<Self> {
+        let modules = Modules::open(folder, Arc::clone(&store), slots, limits, settings.clone())?;
+        modules.warm(&settings.warm);
         let ticker = Arc::new(AtomicBool::new(true));
-        let (engine, running) = (modules.engine().clone(), Arc::clone(&ticker));
+        let (engines, running) = (modules.engines(), Arc::clone(&ticker));
         std::thread::Builder::new().name("epoch-ticker".into()).spawn(move || {
             while running.load(Ordering::Relaxed) {
                 std::thread::sleep(EPOCH_TICK);
-                engine.increment_epoch();
+                engines.iter().for_each(wasmtime::Engine::increment_epoch);
             }
         })?;
         Ok(Self { modules, store, limits: limits.clone(), ticker })
     }
 
+    /// Counts a module among those of registered toolchains: it may run before it is optimized.
+    pub fn trust(&self, module: wardian_proto::Digest) {
+        self.modules.trust(module);
+    }
+
     /// Whether argv[0] leads to a file of the input root that starts like a Wasm module.
     pub(crate) async fn is_wasm(
-        store: &dyn BlobStore,
+        &self,
         input: &InputRoot,
         spec: &crate::action::ActionSpec,
     ) -> Result<bool, Failure> {
@@ -61,8 +79,11 @@ impl WasmExecutor {
         }
         let Ok(path) = tool_path(&spec.working_directory, &spec.arguments[0]) else { return Ok(false) };
         let Some(file) = input.file(&path) else { return Ok(false) };
+        if self.modules.knows(&file.digest, Metering::Off) {
+            return Ok(true);
+        }
         let head = ByteRange { offset: 0, limit: Some(MAGIC.len() as u64) };
-        let head = wardian_store::collect(store.read(&file.digest, head).await?).await?;
+        let head = wardian_store::collect(self.store.read(&file.digest, head).await?).await?;
         Ok(head[..] == MAGIC[..])
     }
 
@@ -118,15 +139,21 @@ impl Executor for WasmExecutor {
         "wasm"
     }
 
+    fn awaits(&self, task: &Task<'_>) -> Option<String> {
+        // Without a tool, `prepare` fails and says why.
+        let tool = self.tool(task).ok()?;
+        self.modules.awaits(&tool.digest, Metering::Off)
+    }
+
     /// Compiles the module, or waits for whoever compiles it already.
     async fn prepare(&self, task: &Task<'_>) -> Result<(), Failure> {
         let tool = self.tool(task)?;
-        self.modules.get(&*self.store, &tool.digest).await.map(|_| ())
+        self.modules.get(&tool.digest, Metering::Off).await.map(|_| ())
     }
 
     async fn run(&self, task: &Task<'_>) -> Result<Outcome, Failure> {
         let tool = self.tool(task)?;
-        let module = self.modules.get(&*self.store, &tool.digest).await?;
+        let module = self.modules.get(&tool.digest, Metering::Off).await?;
         let run = guest::Run {
             arguments: task.spec.arguments.clone(),
             environment: task.spec.environment.clone(),
@@ -137,7 +164,7 @@ impl Executor for WasmExecutor {
             limits: self.limits.clone(),
         };
         // A thread of its own: a guest that loops must not stall the runtime.
-        blocking(move || run.finish(&module)).await
+        blocking(move || run.finish(&module.loaded)).await
     }
 }
 

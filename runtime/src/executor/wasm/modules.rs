@@ -1,262 +1,382 @@
-//! Compiled modules: made once, kept on disk and in memory.
+//! Modules ready to run: each is compiled once, then kept on the disk and in memory.
 //!
-//! Compiled code is trusted code. It is only ever read from this worker's private folder, where only
-//! this module writes; nothing that came from a client or from the CAS is loaded as compiled code. That
-//! holds as long as actions are WebAssembly: a native action runs as the worker's own user and, until it is
-//! sandboxed, can write wherever the worker can.
+//! ```text
+//! get ── loaded ──────────────────────────────────────────────> run
+//!  └─ preparing ── on the disk ── load ──────────────────────────┤
+//!                └ trusted: baseline tier ── load ───────────────┤   and then, in the background:
+//!                └ others: optimized tier ── load ───────────────┘   optimized tier ── swapped in
+//! ```
+//!
+//! There is at most one compilation of a module and tier at a time; whoever needs it waits for that one.
+//! It goes on when they leave, because the module is wanted all the same.
 
-use std::collections::HashMap;
-use std::fs;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use anyhow::Context as _;
-use tokio::sync::{OnceCell, Semaphore};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
+use tokio::sync::watch;
 use wardian_proto::Digest;
 use wardian_store::BlobStore;
-use wasmtime::component::Component;
-use wasmtime::{Config, Engine, Linker, Module};
+use wasmtime::Engine;
 
-use super::guest::{self, Guest};
+use super::artifacts::{Artifacts, Key};
+use super::compile::{Baseline, CompileSettings, Compiler, Urgency};
+use super::engines::{Engines, Tier, fingerprint};
+use super::link::{self, Loaded};
 use crate::input_root::blocking;
 use crate::{Failure, Limits};
 
-/// Compilations at once. One of a large module uses every core and gigabytes of memory.
-const COMPILATIONS_MAX: usize = 1;
-
-/// Stack of a guest's own calls. Compilers recurse deeply; 512 KiB, the engine's default, is little.
-const GUEST_STACK_BYTES: usize = 8 << 20;
-
-/// Stack of a guest and of the host functions that it calls.
-const FIBER_STACK_BYTES: usize = GUEST_STACK_BYTES + (2 << 20);
-
-/// A module that can be instantiated.
-pub(super) enum Loaded {
-    /// A WASI preview-1 command.
-    Core(wasmtime::InstancePre<Guest>),
-    /// A WASI preview-2 command component.
-    Component(wasmtime_wasi::p2::bindings::CommandPre<Guest>),
+/// A module in memory, and how it came there.
+#[derive(Clone)]
+pub(super) struct Ready {
+    pub(super) loaded: Arc<Loaded>,
+    pub(super) tier: Tier,
 }
 
-/// The modules of one engine.
+/// The outcome of a preparation, for everybody who waits for it.
+type Preparation = Shared<BoxFuture<'static, Result<Ready, Failure>>>;
+
+/// The modules of one worker. Dropping this ends every compilation.
 pub(super) struct Modules {
-    engine: Engine,
-    folder: PathBuf,
-    fingerprint: String,
-    limits: Limits,
-    loaded: Mutex<LoadedModules>,
-    compilations: Arc<Semaphore>,
+    shared: Arc<Common>,
+    stop: watch::Sender<bool>,
 }
 
-type Cell = Arc<OnceCell<Arc<Loaded>>>;
+struct Common {
+    engines: Engines,
+    /// The fingerprint of each tier's engine. A tier without one cannot be had here.
+    fingerprints: HashMap<Tier, String>,
+    artifacts: Artifacts,
+    compiler: Compiler,
+    store: Arc<dyn BlobStore>,
+    limits: Limits,
+    baseline: Baseline,
+    state: Mutex<State>,
+    stopped: watch::Receiver<bool>,
+}
 
 #[derive(Default)]
-struct LoadedModules {
-    cells: HashMap<Digest, (u64, Cell)>,
+struct State {
+    loaded: HashMap<(Digest, Metering), (u64, Ready)>,
     clock: u64,
+    preparing: HashMap<(Digest, Metering), Preparation>,
+    /// Compilations of the optimized tier behind a baseline that runs, or for the worker's start.
+    improving: HashMap<Digest, Preparation>,
+    trusted: HashSet<Digest>,
+}
+
+/// Whether the guest's instructions are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Metering {
+    #[expect(dead_code, reason = "no action can ask for it yet")]
+    On,
+    Off,
 }
 
 impl Modules {
-    pub(super) fn open(folder: &Path, limits: &Limits) -> anyhow::Result<Self> {
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(folder).context("create folder of compiled modules")?;
-        // It may have been there, with other rights. Fails when it is somebody else's.
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
-            .context("make the folder of compiled modules private")?;
-        // Leftovers of a compilation that was killed.
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "tmp") {
-                fs::remove_file(path)?;
-            }
-        }
-        let engine = Engine::new(&config()).map_err(anyhow::Error::from)?;
-        Ok(Self {
-            fingerprint: fingerprint(&engine),
-            engine,
-            folder: folder.to_owned(),
+    pub(super) fn open(
+        folder: &Path,
+        store: Arc<dyn BlobStore>,
+        slots: usize,
+        limits: &Limits,
+        settings: CompileSettings,
+    ) -> anyhow::Result<Self> {
+        let engines = Engines::new(slots, limits).map_err(anyhow::Error::from)?;
+        let fingerprints: HashMap<Tier, String> = Tier::ALL
+            .into_iter()
+            .filter_map(|tier| Some((tier, fingerprint(engines.roomy(tier)?))))
+            .collect();
+        let known: Vec<_> = fingerprints.clone().into_iter().collect();
+        let artifacts = Artifacts::open(folder, settings.kept_bytes_max, &known)?;
+        let state = State { trusted: settings.trusted.iter().copied().collect(), ..State::default() };
+        let (stop, stopped) = watch::channel(false);
+        let shared = Arc::new(Common {
+            engines,
+            fingerprints,
+            artifacts,
+            baseline: settings.baseline,
+            compiler: Compiler::new(settings),
+            store,
             limits: limits.clone(),
-            loaded: Mutex::default(),
-            compilations: Arc::new(Semaphore::new(COMPILATIONS_MAX)),
-        })
+            state: Mutex::new(state),
+            stopped,
+        });
+        Ok(Self { shared, stop })
     }
 
-    pub(super) fn engine(&self) -> &Engine {
-        &self.engine
+    /// The engines, for whoever keeps their clock.
+    pub(super) fn engines(&self) -> Vec<Engine> {
+        self.shared.engines.all()
+    }
+
+    /// Counts a module among those of registered toolchains.
+    pub(super) fn trust(&self, module: Digest) {
+        self.shared.lock().trusted.insert(module);
     }
 
     /// Returns a module ready to run, compiling it when this worker never saw it.
-    ///
-    /// Whoever asks for a module that is being compiled waits for that compilation.
-    pub(super) async fn get(&self, store: &dyn BlobStore, digest: &Digest) -> Result<Arc<Loaded>, Failure> {
-        let cell = self.cell(digest);
-        cell.get_or_try_init(|| self.load_or_compile(store, digest)).await.cloned()
+    pub(super) async fn get(&self, module: &Digest, metering: Metering) -> Result<Ready, Failure> {
+        if let Some(ready) = self.shared.loaded(module, metering) {
+            return Ok(ready);
+        }
+        self.shared.prepare(*module, metering).await
     }
 
-    fn cell(&self, digest: &Digest) -> Cell {
-        let mut loaded = self.loaded.lock().expect("no code that holds this lock panics");
-        loaded.clock += 1;
-        let now = loaded.clock;
-        let entry = loaded.cells.entry(*digest).or_default();
-        entry.0 = now;
-        let cell = Arc::clone(&entry.1);
-        if loaded.cells.len() > self.limits.wasm_modules_loaded_max {
-            let oldest = loaded.cells.iter().min_by_key(|(_, (used, _))| *used).map(|(digest, _)| *digest);
-            loaded.cells.remove(&oldest.expect("there is more than one"));
-        }
-        cell
+    /// Whether machine code of the module is in memory or on the disk, so that it is a module for certain.
+    pub(super) fn knows(&self, module: &Digest, metering: Metering) -> bool {
+        self.shared.loaded(module, metering).is_some() || !self.shared.on_disk(module, metering).is_empty()
     }
 
-    async fn load_or_compile(&self, store: &dyn BlobStore, digest: &Digest) -> Result<Arc<Loaded>, Failure> {
-        let path = self.folder.join(format!("{}-{}.cwasm", digest.hash_hex(), self.fingerprint));
-        let engine = self.engine.clone();
-        let cached = path.clone();
-        let name = *digest;
-        if let Some(loaded) = blocking(move || load(&engine, &name, &cached)).await? {
-            return Ok(Arc::new(loaded));
+    /// What a module that is not [known](Self::knows) waits for.
+    pub(super) fn awaits(&self, module: &Digest, metering: Metering) -> Option<String> {
+        if self.knows(module, metering) {
+            return None;
         }
-        let bytes = super::read_module(store, digest, &self.limits).await?;
-        let permit = Arc::clone(&self.compilations).acquire_owned().await;
-        let (engine, digest) = (self.engine.clone(), *digest);
-        blocking(move || {
-            // Held to the end of the work, also when nobody waits for it any more.
-            let _permit = permit.expect("this semaphore is never closed");
-            // Somebody may have gone away while compiling it; the work was finished all the same.
-            if let Some(loaded) = load(&engine, &digest, &path)? {
-                return Ok(Arc::new(loaded));
+        let others = {
+            let state = self.shared.lock();
+            let preparing = state.preparing.keys().filter(|(other, _)| other != module).count();
+            let improving = state.improving.keys().filter(|other| *other != module).count();
+            preparing + improving
+        };
+        Some(format!(
+            "waiting until module {module} is compiled ({others} others are being compiled or wait)"
+        ))
+    }
+
+    /// Compiles modules in the background, those of them that the store has.
+    pub(super) fn warm(&self, modules: &[Digest]) {
+        for module in modules {
+            let (shared, module) = (Arc::clone(&self.shared), *module);
+            tokio::spawn(async move {
+                if let Err(failure) = shared.improve(module).await {
+                    tracing::warn!(%module, %failure, "not compiled at the start");
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Modules {
+    fn drop(&mut self) {
+        // Nobody may be left to hear it.
+        let _ = self.stop.send(true);
+    }
+}
+
+impl Common {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code that holds this lock panics")
+    }
+
+    fn loaded(&self, module: &Digest, metering: Metering) -> Option<Ready> {
+        let mut state = self.lock();
+        state.clock += 1;
+        let now = state.clock;
+        let (used, ready) = state.loaded.get_mut(&(*module, metering))?;
+        *used = now;
+        Some(ready.clone())
+    }
+
+    /// Puts a module into memory, in place of the one used longest ago.
+    fn keep_loaded(&self, module: Digest, metering: Metering, ready: &Ready) {
+        let mut state = self.lock();
+        state.clock += 1;
+        let now = state.clock;
+        if ready.tier == Tier::Baseline && state.loaded.contains_key(&(module, metering)) {
+            // The optimized tier was quicker.
+            return;
+        }
+        state.loaded.insert((module, metering), (now, ready.clone()));
+        if state.loaded.len() > self.limits.wasm_modules_loaded_max {
+            let oldest = state.loaded.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
+            state.loaded.remove(&oldest.expect("there is more than one"));
+        }
+    }
+
+    fn key(&self, module: &Digest, tier: Tier) -> Option<Key> {
+        Some(Key::new(module, tier, self.fingerprints.get(&tier)?))
+    }
+
+    /// The tiers that may serve, the better ones first.
+    fn tiers(&self, module: &Digest, metering: Metering) -> Vec<Tier> {
+        let trusted = || match self.baseline {
+            Baseline::Off => false,
+            Baseline::Toolchains => self.lock().trusted.contains(module),
+            Baseline::All => true,
+        };
+        match metering {
+            // Winch does not count the way Cranelift does, and a verdict on fuel is the same everywhere.
+            Metering::On => vec![Tier::Metered],
+            Metering::Off if self.engines.roomy(Tier::Baseline).is_some() && trusted() => {
+                vec![Tier::Optimized, Tier::Baseline]
             }
-            check(&engine, &digest, &bytes)?;
-            let started = Instant::now();
-            compile(&engine, &digest, &bytes, &path)?;
-            tracing::info!(module = %digest, seconds = started.elapsed().as_secs_f64(), "compiled");
-            let loaded = load(&engine, &digest, &path)?;
-            let gone = || Failure::Internal(format!("compiled module {digest} could not be loaded"));
-            loaded.map(Arc::new).ok_or_else(gone)
+            Metering::Off => vec![Tier::Optimized],
+        }
+    }
+
+    /// The tiers that may serve and are on the disk, the better ones first.
+    fn on_disk(&self, module: &Digest, metering: Metering) -> Vec<Tier> {
+        let mut tiers = self.tiers(module, metering);
+        tiers.retain(|tier| self.key(module, *tier).is_some_and(|key| self.artifacts.has(&key)));
+        tiers
+    }
+
+    /// Joins the preparation of a module, or begins it.
+    fn prepare(self: &Arc<Self>, module: Digest, metering: Metering) -> Preparation {
+        let mut state = self.lock();
+        if let Some(preparation) = state.preparing.get(&(module, metering)) {
+            return preparation.clone();
+        }
+        let shared = Arc::clone(self);
+        let work = async move {
+            let ready = shared.first_ready(module, metering).await;
+            if let Ok(ready) = &ready {
+                shared.keep_loaded(module, metering, ready);
+            }
+            ready
+        };
+        let shared = Arc::clone(self);
+        let done = move || drop(shared.lock().preparing.remove(&(module, metering)));
+        let preparation = self.begin(work, done);
+        state.preparing.insert((module, metering), preparation.clone());
+        preparation
+    }
+
+    /// Joins the compilation of the optimized tier in the background, or begins it.
+    fn improve(self: &Arc<Self>, module: Digest) -> Preparation {
+        let mut state = self.lock();
+        if let Some(preparation) = state.improving.get(&module) {
+            return preparation.clone();
+        }
+        let shared = Arc::clone(self);
+        let work = async move {
+            let ready = match shared.load(module, Tier::Optimized).await? {
+                Some(ready) => ready,
+                None => shared.compile(module, Tier::Optimized, Urgency::Background).await?,
+            };
+            shared.keep_loaded(module, Metering::Off, &ready);
+            // Nothing loads it any more.
+            if let Some(key) = shared.key(&module, Tier::Baseline) {
+                shared.artifacts.remove(&key);
+            }
+            Ok(ready)
+        };
+        let shared = Arc::clone(self);
+        let done = move || drop(shared.lock().improving.remove(&module));
+        let preparation = self.begin(work, done);
+        state.improving.insert(module, preparation.clone());
+        preparation
+    }
+
+    /// Starts work that goes on when nobody waits for it, until the worker ends.
+    fn begin(
+        &self,
+        work: impl Future<Output = Result<Ready, Failure>> + Send + 'static,
+        done: impl FnOnce() + Send + 'static,
+    ) -> Preparation {
+        let mut stopped = self.stopped.clone();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                ready = work => ready,
+                _ = stopped.wait_for(|stop| *stop) => Err(Failure::Cancelled),
+            }
+        });
+        // Another task, so that a panic in the work is seen here and `done` comes all the same.
+        let watched = tokio::spawn(async move {
+            let ready = task.await;
+            done();
+            ready
+                .unwrap_or_else(|panic| Err(Failure::Internal(format!("preparing a module failed: {panic}"))))
+        });
+        let outcome = async move {
+            watched.await.unwrap_or_else(|_| Err(Failure::Internal("the worker is ending".into())))
+        };
+        outcome.boxed().shared()
+    }
+
+    /// Gets the first tier of a module that can be had, and sees to it that the best one follows.
+    async fn first_ready(self: &Arc<Self>, module: Digest, metering: Metering) -> Result<Ready, Failure> {
+        let mut ready = None;
+        for tier in self.on_disk(&module, metering) {
+            ready = ready.or(self.load(module, tier).await?);
+        }
+        let ready = match ready {
+            Some(ready) => ready,
+            None => self.compile_first(module, metering).await?,
+        };
+        if ready.tier == Tier::Baseline {
+            self.improve_behind(module);
+        }
+        Ok(ready)
+    }
+
+    fn improve_behind(self: &Arc<Self>, module: Digest) {
+        let improving = self.improve(module);
+        tokio::spawn(async move {
+            match improving.await {
+                Ok(_) | Err(Failure::Cancelled) => {}
+                Err(failure) => tracing::warn!(%module, %failure, "the module stays at its baseline tier"),
+            }
+        });
+    }
+
+    async fn compile_first(self: &Arc<Self>, module: Digest, metering: Metering) -> Result<Ready, Failure> {
+        let tiers = self.tiers(&module, metering);
+        if tiers.contains(&Tier::Baseline) {
+            match self.compile(module, Tier::Baseline, Urgency::Foreground).await {
+                Ok(ready) => return Ok(ready),
+                Err(missing @ Failure::MissingBlobs(_)) => return Err(missing),
+                // Winch lacks exceptions, tail calls, relaxed SIMD and more; Cranelift's word counts.
+                Err(refused) => tracing::info!(%module, %refused, "no baseline tier"),
+            }
+        }
+        let improving = self.lock().improving.get(&module).cloned();
+        match improving {
+            Some(improving) if metering == Metering::Off => improving.await,
+            _ => self.compile(module, tiers[0], Urgency::Foreground).await,
+        }
+    }
+
+    /// Compiles a module and loads it.
+    async fn compile(
+        self: &Arc<Self>,
+        module: Digest,
+        tier: Tier,
+        urgency: Urgency,
+    ) -> Result<Ready, Failure> {
+        // Before the module is in memory: those who wait should be light.
+        let turn = self.compiler.turn(module.size(), urgency).await;
+        let bytes = super::read_module(&*self.store, &module, &self.limits).await?;
+        let key =
+            self.key(&module, tier).ok_or_else(|| Failure::Internal(format!("there is no {tier} tier")))?;
+        let file = self.artifacts.begin().map_err(Failure::io("create file of machine code"))?;
+        let engine = self.fingerprints[&tier].clone();
+        let started = Instant::now();
+        self.compiler.compile(turn, &module, &bytes, tier, engine, &file).await?;
+        drop(bytes);
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(%module, %tier, seconds, "compiled");
+        let shared = Arc::clone(self);
+        blocking(move || shared.artifacts.keep(&key, file).map_err(Failure::io("keep machine code"))).await?;
+        let loaded = self.load(module, tier).await?;
+        loaded.ok_or_else(|| Failure::Internal(format!("compiled module {module} could not be loaded")))
+    }
+
+    /// Loads machine code from the disk, if there is any that is usable.
+    async fn load(self: &Arc<Self>, module: Digest, tier: Tier) -> Result<Option<Ready>, Failure> {
+        let Some(key) = self.key(&module, tier) else { return Ok(None) };
+        let shared = Arc::clone(self);
+        blocking(move || {
+            let Some(path) = shared.artifacts.find(&key) else { return Ok(None) };
+            let loaded = link::load(&shared.engines, tier, &module, &path)?;
+            if loaded.is_none() {
+                shared.artifacts.remove(&key);
+            }
+            Ok(loaded.map(|loaded| Ready { loaded: Arc::new(loaded), tier }))
         })
         .await
     }
-}
-
-fn config() -> Config {
-    let mut config = Config::new();
-    config
-        .epoch_interruption(true)
-        .cranelift_nan_canonicalization(true)
-        .relaxed_simd_deterministic(true)
-        .max_wasm_stack(GUEST_STACK_BYTES)
-        .async_stack_size(FIBER_STACK_BYTES)
-        .wasm_component_model(true)
-        .wasm_exceptions(true);
-    config
-}
-
-/// Engine version, target, and every setting that changes the machine code.
-fn fingerprint(engine: &Engine) -> String {
-    let mut hasher = DefaultHasher::new();
-    engine.precompile_compatibility_hash().hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
-}
-
-/// Refuses what is no command of a kind that can be run, with the reason, before any time is spent.
-fn check(engine: &Engine, digest: &Digest, bytes: &[u8]) -> Result<(), Failure> {
-    let refuse = |why: String| Err(Failure::InvalidArgument(format!("module {digest}: {why}")));
-    if !bytes.starts_with(super::MAGIC) {
-        return refuse("it is no WebAssembly: it does not start with \\0asm".into());
-    }
-    match Module::validate(engine, bytes) {
-        Ok(()) => Ok(()),
-        // Components are validated while they are compiled.
-        Err(_) if is_component(bytes) => Ok(()),
-        Err(error) => refuse(format!("it is not valid: {error:#}")),
-    }
-}
-
-/// Bytes 6 and 7 of the preamble tell a component (1) from a core module (0).
-fn is_component(bytes: &[u8]) -> bool {
-    bytes.get(6..8) == Some(&[1, 0])
-}
-
-/// Compiles into a file that appears whole or not at all.
-fn compile(engine: &Engine, digest: &Digest, bytes: &[u8], path: &Path) -> Result<(), Failure> {
-    let compiled = if is_component(bytes) {
-        engine.precompile_component(bytes)
-    } else {
-        engine.precompile_module(bytes)
-    };
-    let compiled = compiled
-        .map_err(|error| Failure::InvalidArgument(format!("module {digest} does not compile: {error:#}")))?;
-    let folder = path.parent().expect("compiled modules are in a folder");
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(folder)?;
-        file.write_all(&compiled)?;
-        // Machine code that was cut short by a power failure must never get the final name.
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(Failure::io("keep compiled module"))
-}
-
-/// Loads what a compilation left. `None`: there is nothing usable, so compile.
-fn load(engine: &Engine, digest: &Digest, path: &Path) -> Result<Option<Loaded>, Failure> {
-    let kind = match Engine::detect_precompiled_file(path) {
-        Ok(kind) => kind,
-        Err(_) if !path.exists() => return Ok(None),
-        Err(error) => return Ok(unusable(path, &error)),
-    };
-    let linked = match kind {
-        Some(wasmtime::Precompiled::Component) => {
-            // SAFETY: the file is in a folder that only this user can write (0700), under a name that
-            // only `compile` gives, after `precompile_component` of this engine made its bytes.
-            match unsafe { Component::deserialize_file(engine, path) } {
-                Ok(component) => link_component(engine, &component),
-                Err(error) => return Ok(unusable(path, &error)),
-            }
-        }
-        _ => {
-            // SAFETY: as above, with `precompile_module`.
-            match unsafe { Module::deserialize_file(engine, path) } {
-                Ok(module) => link_module(engine, &module),
-                Err(error) => return Ok(unusable(path, &error)),
-            }
-        }
-    };
-    linked
-        .map(Some)
-        .map_err(|why| Failure::InvalidArgument(format!("module {digest} cannot run here: {why}")))
-}
-
-fn unusable(path: &Path, error: &wasmtime::Error) -> Option<Loaded> {
-    tracing::warn!(path = %path.display(), "compiled module is not usable: {error:#}");
-    None
-}
-
-fn link_module(engine: &Engine, module: &Module) -> Result<Loaded, String> {
-    let foreign: Vec<String> = module
-        .imports()
-        .filter(|import| import.module() != "wasi_snapshot_preview1")
-        .map(|import| format!("{}::{}", import.module(), import.name()))
-        .collect();
-    if !foreign.is_empty() {
-        return Err(format!("it imports what WASI preview 1 does not have: {}", foreign.join(", ")));
-    }
-    if module.get_export("_start").and_then(|export| export.func().cloned()).is_none() {
-        return Err("it has no function _start: it is a library, not a command".into());
-    }
-    let mut linker: Linker<Guest> = Linker::new(engine);
-    wasmtime_wasi::p1::add_to_linker_async(&mut linker, guest::preview1).map_err(|e| format!("{e:#}"))?;
-    linker.instantiate_pre(module).map(Loaded::Core).map_err(|e| format!("{e:#}"))
-}
-
-fn link_component(engine: &Engine, component: &Component) -> Result<Loaded, String> {
-    let link = || {
-        let mut linker = wasmtime::component::Linker::new(engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        wasmtime_wasi::p2::bindings::CommandPre::new(linker.instantiate_pre(component)?)
-    };
-    link().map(Loaded::Component).map_err(|e: wasmtime::Error| format!("{e:#}"))
 }

@@ -1,0 +1,74 @@
+//! Benchmarks: `cargo bench -p wardian-tests -- --help`.
+//!
+//! Servers run as processes of their own; a client in this process gives them all the same work, turn about, so
+//! that whatever else the machine does meets each of them. Times are printed and never asserted on.
+
+mod action_cache;
+mod bench;
+mod large_blobs;
+mod peer;
+mod raw;
+mod small_blobs;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use bench::Bench;
+use peer::{Peer, find_in_path};
+
+/// Measures a server of this build, and other servers beside it.
+#[derive(Parser)]
+struct Args {
+    /// Groups to run: small-blobs, large-blobs, action-cache; all without any.
+    groups: Vec<Group>,
+    /// The program `buildbox-casd`, to measure beside ours; without it the one in PATH, if any.
+    #[arg(long, value_name = "PATH", env = "WARDIAN_BENCH_CASD")]
+    casd: Option<PathBuf>,
+    /// How often each line is measured on each server; the table shows medians.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Measure only lines with this in their name; the others of their groups run once, to prepare for them.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+    /// Where the servers keep their data while they are measured; without it the system's temporary folder.
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// Cargo passes this to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Group {
+    SmallBlobs,
+    LargeBlobs,
+    ActionCache,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let parent = args.folder.unwrap_or_else(std::env::temp_dir);
+    let mut peers = vec![Peer::wardian(&parent)?];
+    match args.casd.or_else(|| find_in_path("buildbox-casd")) {
+        Some(program) => peers.push(Peer::casd(&program, &parent).await?),
+        None => eprintln!("buildbox-casd is not in PATH: only this server is measured (see --casd)"),
+    }
+    let wanted = |group| args.groups.is_empty() || args.groups.contains(&group);
+    let mut bench = Bench::new(peers, args.rounds, args.only);
+    bench.memory("resident when idle", 40)?;
+    if wanted(Group::SmallBlobs) {
+        small_blobs::run(&mut bench).await?;
+    }
+    if wanted(Group::LargeBlobs) {
+        large_blobs::run(&mut bench).await?;
+    }
+    if wanted(Group::ActionCache) {
+        action_cache::run(&mut bench).await?;
+    }
+    bench.memory("resident afterwards", 150)?;
+    println!("{}\n\n{}", table::machine(args.rounds), bench.results);
+    Ok(())
+}

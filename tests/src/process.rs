@@ -1,0 +1,129 @@
+//! A server in a process of its own: one that can be killed, and whose memory and disk can be measured.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+/// How many clock ticks a second has in /proc: the same on every Linux.
+const TICKS_PER_SECOND: u32 = 100;
+
+/// A process that is killed when this is dropped.
+pub struct Process(Child);
+
+/// What a process holds in memory, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Everything, the pages of its files included.
+    pub resident: u64,
+    /// Of these, what belongs to no file.
+    pub anonymous: u64,
+}
+
+impl Process {
+    /// Starts a command.
+    pub fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let name = command.get_program().to_owned();
+        Ok(Self(command.spawn().with_context(|| format!("cannot start {}", name.display()))?))
+    }
+
+    /// Kills the process at once, as `kill -9` does, and waits until it is gone.
+    pub fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+
+    /// Fails when the process has ended.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        match self.0.try_wait()? {
+            None => Ok(()),
+            Some(status) => anyhow::bail!("the process has ended: {status}"),
+        }
+    }
+
+    /// What it holds in memory now.
+    pub fn memory(&self) -> anyhow::Result<Memory> {
+        let status = self.proc("status")?;
+        let bytes = |name: &str| -> anyhow::Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such line")?;
+            Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+        };
+        Ok(Memory { resident: bytes("VmRSS:")?, anonymous: bytes("RssAnon:")? })
+    }
+
+    /// The processor time it has used so far.
+    pub fn processor_time(&self) -> anyhow::Result<Duration> {
+        let stat = self.proc("stat")?;
+        // The name in parentheses may hold anything; user and system time are fields 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').context("no process name")?;
+        let mut ticks = 0;
+        for field in fields.split_ascii_whitespace().skip(11).take(2) {
+            ticks += field.parse::<u32>()?;
+        }
+        Ok(Duration::from_secs(1) * ticks / TICKS_PER_SECOND)
+    }
+
+    fn proc(&self, file: &str) -> anyhow::Result<String> {
+        let path = format!("/proc/{}/{file}", self.0.id());
+        fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A Wardian server in a process of its own.
+pub struct ServerProcess {
+    /// The process.
+    pub process: Process,
+    /// The address of its port.
+    pub address: SocketAddr,
+    // Closing it would make the server's next line on it an error.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl ServerProcess {
+    /// Starts the server in `program` on a free port and on the data in `folder`, and returns once it serves.
+    ///
+    /// `settings` is TOML, as in the server's configuration file.
+    pub fn start(program: &Path, folder: &Path, settings: &str) -> anyhow::Result<Self> {
+        let config = folder.join("wardian.toml");
+        fs::write(&config, settings)?;
+        let mut command = Command::new(program);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(folder.join("data"));
+        command.arg("--config").arg(config);
+        if std::env::var_os("WARDIAN_LOG").is_none() {
+            command.env("WARDIAN_LOG", "error");
+        }
+        let mut process = Process::start(command.stdout(Stdio::piped()))?;
+        let mut stdout = BufReader::new(process.0.stdout.take().context("the output is piped")?);
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        let address = line.strip_prefix("wardian serves grpc://").and_then(|rest| rest.split(' ').next());
+        let Some(address) = address else {
+            anyhow::bail!("the server did not start: it said {line:?}");
+        };
+        Ok(Self { address: address.parse()?, process, _stdout: stdout })
+    }
+}
+
+/// Bytes that the disk has allocated for everything below a folder. What vanishes meanwhile counts as nothing.
+pub fn allocated_below(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    entries
+        .flatten()
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
+        .map(|(path, metadata)| {
+            metadata.blocks() * 512 + if metadata.is_dir() { allocated_below(&path) } else { 0 }
+        })
+        .sum()
+}
