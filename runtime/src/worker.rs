@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use wardian_proto::{Digest, DigestFunction, pack_any, reapi, rpc};
@@ -15,11 +14,11 @@ use wardian_store::{BlobStore, Upload};
 use crate::action::{self, ActionSpec};
 use crate::executor::native::NativeExecutor;
 use crate::executor::wasm::compile::CompileSettings;
-use crate::executor::wasm::{WasmExecutor, WasmSettings};
+use crate::executor::wasm::{TrustedModules, WasmExecutor, WasmSettings};
 use crate::executor::{Executor, Files, Finished, Layout, Outcome, Task};
 use crate::input_root::{InputRoot, make_directories};
 use crate::staged::{self, Staged};
-use crate::workspace::{InputTree, Inputs};
+use crate::workspace::InputTree;
 use crate::{Failure, Limits, outputs};
 
 /// What a worker is made from.
@@ -46,7 +45,6 @@ pub struct Worker {
     config: WorkerConfig,
     store: Arc<dyn BlobStore>,
     queue: Arc<dyn WorkQueue>,
-    inputs: Arc<Inputs>,
     wasm: WasmExecutor,
     native: Option<NativeExecutor>,
 }
@@ -63,14 +61,12 @@ impl Worker {
         let wasm =
             WasmExecutor::new(&compiled, Arc::clone(&store), config.slots, &config.limits, &config.compile)?;
         let native = config.native.then(|| NativeExecutor::new(&config.limits));
-        let (limits, runtime) = (&config.limits, Handle::current());
-        let inputs = Inputs::new(
-            Arc::clone(&store),
-            runtime,
-            limits.wasm_input_cache_bytes_max,
-            limits.tree.directory_bytes_max,
-        );
-        Ok(Self { config, store, queue, inputs, wasm, native })
+        Ok(Self { config, store, queue, wasm, native })
+    }
+
+    /// The modules of registered toolchains; more can be added at any time.
+    pub fn trusted(&self) -> TrustedModules {
+        self.wasm.trusted()
     }
 
     fn offer(&self) -> Offer {
@@ -147,7 +143,7 @@ impl Worker {
         progress: &mut Progress<'_>,
     ) -> Result<(reapi::ActionResult, Option<Failure>), Failure> {
         let cancelled = &assignment.cancelled;
-        let tree = InputTree::new(Arc::clone(&self.inputs), spec.input_root);
+        let tree = self.wasm.tree(spec.input_root);
         let executor = unless_cancelled(cancelled, self.choose(spec, &tree)).await?;
         let task = Task { spec, tree: &tree, cancelled: cancelled.clone() };
         progress.metadata.worker = format!("{}/{}", self.config.name, executor.name());

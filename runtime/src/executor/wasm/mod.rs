@@ -10,14 +10,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::runtime::Handle;
 use wardian_proto::{Digest, RelPath};
+use wardian_scheduler::Platform;
 use wardian_store::{BlobStore, ByteRange, StoreError};
 
 use super::{Executor, Files, Layout, Outcome, Task};
 use crate::action::ActionSpec;
 use crate::input_root::blocking;
 use crate::wasi::Deadline;
-use crate::workspace::InputTree;
+use crate::workspace::{InputTree, Inputs};
 use crate::{Failure, Limits};
 
 mod artifacts;
@@ -30,6 +32,8 @@ mod link;
 mod modules;
 mod settings;
 mod usage;
+
+pub use modules::TrustedModules;
 
 use compile::CompileSettings;
 use engines::Tier;
@@ -47,6 +51,7 @@ const MAGIC: &[u8; 4] = b"\0asm";
 pub struct WasmExecutor {
     modules: Modules,
     store: Arc<dyn BlobStore>,
+    inputs: Arc<Inputs>,
     limits: Limits,
     ticker: Arc<AtomicBool>,
 }
@@ -71,12 +76,40 @@ impl WasmExecutor {
                 engines.iter().for_each(wasmtime::Engine::increment_epoch);
             }
         })?;
-        Ok(Self { modules, store, limits: limits.clone(), ticker })
+        let (cache_bytes_max, message_bytes_max) =
+            (limits.wasm_input_cache_bytes_max, limits.tree.directory_bytes_max);
+        let inputs = Inputs::new(Arc::clone(&store), Handle::current(), cache_bytes_max, message_bytes_max);
+        Ok(Self { modules, store, inputs, limits: limits.clone(), ticker })
     }
 
-    /// Counts a module among those of registered toolchains: it may run before it is optimized.
-    pub fn trust(&self, module: Digest) {
-        self.modules.trust(module);
+    /// The modules of registered toolchains; more can be added at any time.
+    pub fn trusted(&self) -> TrustedModules {
+        self.modules.trusted().clone()
+    }
+
+    /// The input tree of an action.
+    pub(crate) fn tree(&self, root: Digest) -> InputTree {
+        InputTree::new(Arc::clone(&self.inputs), root)
+    }
+
+    /// Runs a module over an empty input root with nothing around it, to measure what that costs.
+    #[doc(hidden)]
+    pub async fn run_bare(&self, module: &Digest, spill_folder: &Path) -> Result<Outcome, Failure> {
+        let ready = self.modules.get(module, Metering::Off).await?;
+        let (_, cancelled) = tokio::sync::watch::channel(false);
+        let run = guest::Run {
+            arguments: vec!["bare".into()],
+            environment: vec![],
+            working_directory: RelPath::root(),
+            output_parents: vec![],
+            action: *module,
+            deadline: Deadline::start(self.limits.action_timeout_max, cancelled.clone()),
+            cancelled,
+            settings: WasmSettings::parse(&Platform::default(), &self.limits)?,
+        };
+        let tree = self.tree(Digest::empty(module.function()));
+        let files = Files::Workspace(Box::new(tree.workspace(&self.limits, spill_folder.to_owned())));
+        blocking(move || run.finish(&ready.loaded, files)).await.map(|(outcome, _)| outcome)
     }
 
     /// Whether argv[0] leads to a file of the input root that starts like a Wasm module.
