@@ -168,12 +168,12 @@ impl Worker {
         };
         progress.metadata.execution_completed_timestamp = now();
         progress.metadata.virtual_execution_duration = finished.duration.try_into().ok();
+        progress.metadata.output_upload_start_timestamp = now();
+        progress.report("uploading outputs").await;
         if let Some(mut usage) = finished.usage.take() {
             usage.compile_wait = compile_wait.and_then(|wait| wait.try_into().ok());
             progress.metadata.auxiliary_metadata.push(pack_any("wardian.v1.WasmUsage", &*usage));
         }
-        progress.metadata.output_upload_start_timestamp = now();
-        progress.report("uploading outputs").await;
         let (mut result, failure) = match (self.collect(files, spec).await, failure) {
             (Ok(result), failure) => (result, failure),
             // What was cut short may have left anything; its own failure says more.

@@ -12,7 +12,7 @@
 //! The guest's descriptors 3 and 4 are the directories `/` (the input root) and `.` (the Command's working
 //! directory); the root comes first because Go's runtime takes the first for its working directory.
 //! Functions do not wait for anything but the store, and that in the guest's own thread: their futures are
-//! ready at once, so a guest runs through in one poll ([`run_to_end`]).
+//! ready at once, so a guest needs no runtime ([`run_to_end`]).
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -37,7 +37,7 @@ pub use clock::{ClockPolicy, MONOTONIC_START, MONOTONIC_STEP, RandomPolicy};
 pub use stop::{Capture, Deadline, Stopped};
 
 use clock::{Clocks, Random};
-use fds::{Descriptor, Fds};
+use fds::Fds;
 
 /// What a guest is given beside its files.
 pub struct Setting {
@@ -124,21 +124,18 @@ impl Host {
         &self.workspace
     }
 
-    /// Opens a descriptor for a node that is held already.
-    fn open(&mut self, descriptor: Descriptor) -> Result<types::Fd, types::Error> {
+    /// Fails when no further descriptor may be opened.
+    fn check_room(&mut self) -> Result<(), types::Error> {
         let (used, allowed) = (self.fds.len(), self.handles_max);
         if used >= allowed {
-            let node = descriptor.node().expect("only files and directories are opened");
-            self.workspace.close(node);
-            let refusal =
-                self.workspace.refuse("wasm_handles_max", used as u64, allowed as u64, Errno::Mfile);
-            return Err(refusal.into());
+            let (used, allowed) = (used as u64, allowed as u64);
+            return Err(self.workspace.refuse("wasm_handles_max", used, allowed, Errno::Mfile).into());
         }
-        Ok(self.fds.insert(descriptor))
+        Ok(())
     }
 
     /// Lets go of what a descriptor stood for.
-    fn close(&mut self, descriptor: Descriptor) {
+    fn close(&mut self, descriptor: fds::Descriptor) {
         let node = descriptor.node();
         if let fds::Object::Directory(fds::Directory { listing: Some(listing), .. }) = descriptor.object {
             self.workspace.release(listing);
@@ -192,9 +189,14 @@ pub fn add_to_linker<T: Send + 'static>(
 ///
 /// The calling thread must not drive an async runtime: reading from the store waits in it.
 pub fn run_to_end<T>(guest: impl Future<Output = T>) -> T {
-    match pin!(guest).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(ended) => ended,
-        Poll::Pending => unreachable!("no function of this host returns before it is done"),
+    let mut guest = pin!(guest);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        match guest.as_mut().poll(&mut context) {
+            Poll::Ready(ended) => return ended,
+            // Only the engine gives way, in the middle of collecting garbage; there is nothing to wait for.
+            Poll::Pending => {}
+        }
     }
 }
 

@@ -535,6 +535,7 @@ impl WasiSnapshotPreview1 for Host {
         let directory = self.dir(dirfd, needed)?;
         let allowed = self.fds.get(dirfd)?.inheriting;
         let path = text(memory, path)?;
+        self.check_room()?;
         self.keep_time();
         let how = OpenFile {
             create: oflags.contains(Oflags::CREAT),
@@ -552,7 +553,7 @@ impl WasiSnapshotPreview1 for Host {
         // A right that the directory does not pass on is not there, whoever asks for it.
         descriptor.rights &= allowed;
         descriptor.inheriting &= allowed & (inheriting | descriptor.inheriting);
-        self.open(descriptor)
+        Ok(self.fds.insert(descriptor))
     }
 
     async fn path_readlink(

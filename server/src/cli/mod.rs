@@ -19,6 +19,7 @@ mod run;
 mod serve;
 mod store;
 mod tree_view;
+mod usage;
 
 /// How long work that nobody waits for any more may hold up the end of the process.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);

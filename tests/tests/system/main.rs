@@ -20,3 +20,4 @@ mod requests;
 mod trees;
 mod uploads;
 mod wasm;
+mod workspace;

@@ -8,6 +8,9 @@ use crate::workspace::{Observed, Workspace};
 /// Observations that take more room than this are counted and left out: results are kept and sent whole.
 const OBSERVED_BYTES_MAX: usize = 64 << 10;
 
+/// Levels of observations that are told. Readers of messages commonly stop at 100 levels of all kinds.
+const OBSERVED_LEVELS_MAX: usize = 64;
+
 /// Adds what is known of a preview-1 guest's files.
 pub(super) fn of_workspace(workspace: &Workspace, usage: &mut WasmUsage) {
     let used = workspace.usage();
@@ -23,9 +26,15 @@ pub(super) fn of_workspace(workspace: &Workspace, usage: &mut WasmUsage) {
     });
     let observed: Vec<ObservedInput> = workspace.observed().into_iter().map(observed_input).collect();
     usage.observed_count = observed.iter().map(count).sum();
-    if observed.iter().map(ObservedInput::encoded_len).sum::<usize>() <= OBSERVED_BYTES_MAX {
+    let bytes: usize = observed.iter().map(ObservedInput::encoded_len).sum();
+    let fits = |root: &ObservedInput| levels(root) <= OBSERVED_LEVELS_MAX;
+    if bytes <= OBSERVED_BYTES_MAX && observed.iter().all(fits) {
         usage.observed = observed;
     }
+}
+
+fn levels(observed: &ObservedInput) -> usize {
+    1 + observed.children.iter().map(levels).max().unwrap_or(0)
 }
 
 fn count(observed: &ObservedInput) -> u64 {
