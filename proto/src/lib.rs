@@ -33,6 +33,7 @@ pub use wire::build::bazel::semver;
 pub use wire::google::bytestream;
 pub use wire::google::longrunning;
 pub use wire::google::rpc;
+pub use wire::wardian::v1 as wardian;
 
 /// The encoded `FileDescriptorSet` of everything in [`wire`], imports included.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

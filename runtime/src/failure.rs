@@ -43,11 +43,15 @@ fn some(digests: &[Digest]) -> String {
 impl Failure {
     /// An I/O fault on the worker's side; a full disk is told apart.
     pub fn io(operation: &str) -> impl Fn(std::io::Error) -> Self {
-        move |error| match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Self::ResourceExhausted(format!("{operation}: no space left on the worker"))
-            }
-            _ => Self::Internal(format!("{operation}: {error}")),
+        move |error| match error.downcast::<Self>() {
+            // It was on its way through an interface that knows I/O errors only.
+            Ok(failure) => failure,
+            Err(error) => match error.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                    Self::ResourceExhausted(format!("{operation}: no space left on the worker"))
+                }
+                _ => Self::Internal(format!("{operation}: {error}")),
+            },
         }
     }
 

@@ -3,8 +3,10 @@
 //! ```text
 //! worker         takes assignments from a WorkQueue and reports on them
 //!   action       Action and Command, parsed and checked
-//!   input_root   the input tree, checked for completeness and staged as private copies
+//!   workspace    the files of a preview-1 module: the input tree, read when looked at, and what was written
+//!   input_root   for everything else the input tree, checked for completeness and staged as private copies
 //!   executor     wasm or native: runs the command under limits
+//!   wasi         the functions that a preview-1 module calls
 //!   outputs      what the command left behind, into the store
 //! ```
 //!
@@ -17,7 +19,9 @@ mod input_root;
 pub mod limits;
 mod outputs;
 mod staged;
+pub mod wasi;
 mod worker;
+pub mod workspace;
 
 pub use executor::wasm::compile::{Baseline, CompileSettings, TrustedModules};
 pub use failure::Failure;

@@ -33,6 +33,16 @@ pub struct Limits {
     pub wasm_table_elements_max: usize,
     /// Files, directories and streams that a Wasm guest has open. Each may be a descriptor of the server.
     pub wasm_handles_max: usize,
+    /// Bytes that a WASI preview-1 guest has written to its workspace and not removed.
+    pub wasm_workspace_bytes_max: u64,
+    /// How many of them are held in memory; the rest is in a private file of the worker.
+    pub wasm_workspace_memory_bytes_max: u64,
+    /// Files, directories and symlinks that a preview-1 guest has made and not removed.
+    pub wasm_workspace_files_max: usize,
+    /// Directories above a file in the workspace of a preview-1 guest.
+    pub wasm_path_depth_max: usize,
+    /// Bytes of input trees that a worker keeps in memory for all of its preview-1 guests together.
+    pub wasm_input_cache_bytes_max: usize,
     /// Size of a Wasm module.
     pub wasm_module_bytes_max: u64,
     /// Compiled modules kept in memory.
@@ -55,6 +65,11 @@ impl Default for Limits {
             wasm_memory_bytes_max: 4 << 30,
             wasm_table_elements_max: 10_000_000,
             wasm_handles_max: 1024,
+            wasm_workspace_bytes_max: 8 << 30,
+            wasm_workspace_memory_bytes_max: 128 << 20,
+            wasm_workspace_files_max: 200_000,
+            wasm_path_depth_max: 128,
+            wasm_input_cache_bytes_max: 256 << 20,
             wasm_module_bytes_max: 512 << 20,
             wasm_modules_loaded_max: 64,
         }

@@ -15,6 +15,7 @@ use super::args::Remote;
 use super::cas::whole_tree;
 use super::format::{self, Timings};
 use super::tree_view::{TreeView, ViewArgs, ViewLimits};
+use super::usage;
 use crate::client::{Client, DIGEST_FUNCTION};
 
 /// Largest Action or Command that is read.
@@ -210,6 +211,9 @@ fn write_result(text: &mut String, result: &reapi::ActionResult) -> std::fmt::Re
     writeln!(text, "  stdout {stdout}, stderr {stderr}")?;
     let Some(metadata) = &result.execution_metadata else { return Ok(()) };
     writeln!(text, "  worker {}", format::plain(&metadata.worker))?;
+    if let Some(usage) = usage::of(metadata) {
+        usage::write(text, &usage)?;
+    }
     let timings = Timings::of(metadata).named().into_iter();
     let timings: Vec<_> = timings.map(|(name, time)| format!("{name} {}", format::duration(time))).collect();
     if timings.is_empty() { Ok(()) } else { writeln!(text, "  {}", timings.join(", ")) }
@@ -231,5 +235,6 @@ fn result_json(result: &reapi::ActionResult) -> Value {
         "stderr_bytes": logged(&result.stderr_raw, result.stderr_digest.as_ref()),
         "worker": metadata.worker,
         "timings": Timings::of(&metadata),
+        "wasm": usage::of(&metadata).as_ref().map(usage::json),
     })
 }

@@ -21,6 +21,7 @@ mod serve;
 mod store;
 mod store_stats;
 mod tree_view;
+mod usage;
 
 /// How long work that nobody waits for any more may hold up the end of the process.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);

@@ -254,7 +254,7 @@ async fn an_action_can_ask_for_a_tier() {
         assert_eq!(soon("the end", server.refused(looped)).await.code, code, "{tier}");
     }
     let unknown = hello().platform(&[("OSFamily", "wasi"), ("wasm-tier", "interpreted")]);
-    assert_eq!(server.refused(unknown).await.code, Code::FailedPrecondition);
+    assert_eq!(server.refused(unknown).await.code, Code::InvalidArgument);
 }
 
 /// Computes with NaNs of odd payloads, and writes the bits of what came out.

@@ -25,3 +25,4 @@ mod tiers;
 mod trees;
 mod uploads;
 mod wasm;
+mod workspace;

@@ -53,7 +53,8 @@ impl Case {
     }
 
     async fn collect(&self, spec: &ActionSpec) -> Result<reapi::ActionResult, Failure> {
-        collect(&self.store, self.folder.path(), spec, &Limits::default()).await
+        let source = Arc::new(StagedOutputs::open(self.folder.path())?);
+        collect(&self.store, source, spec, &Limits::default()).await
     }
 
     async fn blob(&self, wire: Option<&reapi::Digest>) -> Bytes {
@@ -163,7 +164,8 @@ async fn output_limits_are_named() {
         (Limits { output_entries_max: 3, ..Limits::default() }, "output_entries_max"),
         (Limits { output_bytes_max: 300, ..Limits::default() }, "output_bytes_max"),
     ] {
-        let failure = collect(&case.store, case.folder.path(), &paths(&["d"]), &limits).await.unwrap_err();
+        let source = Arc::new(StagedOutputs::open(case.folder.path()).unwrap());
+        let failure = collect(&case.store, source, &paths(&["d"]), &limits).await.unwrap_err();
         assert!(failure.to_string().contains(name), "{failure}");
     }
 }

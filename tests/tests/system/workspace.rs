@@ -1,0 +1,149 @@
+//! Preview-1 actions over a virtual workspace: laziness, limits by property, and what is told of a guest.
+
+use std::time::Duration;
+
+use prost::Message as _;
+use tonic::Code;
+use wardian_proto::reapi::execution_stage::Value as Stage;
+use wardian_proto::wardian::{ObservedInput, WasmUsage};
+use wardian_tests::{Ended, TestAction, TestServer, digest, guest};
+
+fn usage(ended: &Ended) -> WasmUsage {
+    let metadata = ended.result().execution_metadata.unwrap();
+    let found =
+        metadata.auxiliary_metadata.iter().find(|any| any.type_url.ends_with("/wardian.v1.WasmUsage"));
+    WasmUsage::decode(&*found.expect("a guest's usage").value).unwrap()
+}
+
+fn child<'a>(observed: &'a ObservedInput, name: &str) -> &'a ObservedInput {
+    observed
+        .children
+        .iter()
+        .find(|child| child.name == name)
+        .unwrap_or_else(|| panic!("{name}: {observed:?}"))
+}
+
+/// The copy guest with properties beside those that make it a WASI action.
+fn copy_with(properties: &[(&str, &str)]) -> TestAction {
+    let properties = [&[("OSFamily", "wasi")], properties].concat();
+    TestAction::wasm("copy", &["in/from", "out/to"])
+        .file("in/from", vec![7; 3000])
+        .platform(&properties)
+        .outputs(&["out/to"])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_that_nobody_looks_at_need_not_be_there() {
+    let server = TestServer::start().await;
+    let built = copy_with(&[]).file("in/unread", "never read").file("other/deep/unread", "nor this").build();
+    let withheld = [digest(b"never read"), digest(b"nor this")];
+    let uploads: Vec<_> = built.blobs.iter().filter(|(d, _)| !withheld.contains(d)).cloned().collect();
+    server.put_all(&uploads).await;
+    assert_eq!(server.execute(&built).await.code(), Code::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_missing_input_that_is_met_names_all_of_them() {
+    let server = TestServer::start().await;
+    let built = copy_with(&[]).file("in/unread", "never read").build();
+    let withheld = [digest(&[7; 3000]), digest(b"never read")];
+    let uploads: Vec<_> = built.blobs.iter().filter(|(d, _)| !withheld.contains(d)).cloned().collect();
+    server.put_all(&uploads).await;
+    let refusal = server.refusal_of(&built).await;
+    assert_eq!((refusal.code, refusal.missing.len()), (Code::FailedPrecondition, 2), "{refusal:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_say_what_was_used_and_looked_at() {
+    let server = TestServer::start().await;
+    let ended = server.succeed(copy_with(&[]).file("in/untouched", "x").file("apart/f", "y")).await;
+    let usage = usage(&ended);
+    assert_eq!((usage.files_read, usage.bytes_read), (1, 3000));
+    assert_eq!((usage.files_written, usage.bytes_written, usage.workspace_bytes_peak), (1, 3000, 3000));
+    assert_eq!((usage.fuel_used, usage.limit_hit.as_ref()), (None, None));
+    assert_eq!(usage.memory_bytes_peak, 2 * 65_536);
+    assert_eq!(usage.module_digest, Some(digest(&guest("copy")).to_wire()));
+    let [root] = &usage.observed[..] else { panic!("{:?}", usage.observed) };
+    let from = child(child(root, "in"), "from");
+    assert_eq!((from.size_bytes, &from.ranges[..]), (3000, &[0, 3000][..]));
+    assert_eq!(child(root, "in").children.len(), 1);
+    assert!(root.children.iter().all(|child| child.name != "apart"), "{root:?}");
+    assert_eq!(root.absent, ["out"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fuel_is_counted_and_ends_a_guest_at_the_same_place() {
+    let server = TestServer::start().await;
+    let looping = TestAction::wasm("loop", &[]).platform(&[("OSFamily", "wasi"), ("wasm-fuel", "100000")]);
+    let ended = server.run(looping).await;
+    let refusal = ended.refusal().unwrap();
+    assert_eq!(refusal.code, Code::ResourceExhausted, "{refusal:?}");
+    assert!(refusal.message.contains("wasm-fuel") && refusal.message.contains("100000"), "{refusal:?}");
+    let mut used = Vec::new();
+    for _ in 0..2 {
+        let ended = server.succeed(copy_with(&[("wasm-fuel", "1000000")]).do_not_cache()).await;
+        used.push(usage(&ended).fuel_used.unwrap());
+    }
+    assert!(used[0] == used[1] && used[0] > 100, "{used:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn properties_tighten_limits_and_the_verdict_says_what_was_used() {
+    let server = TestServer::start().await;
+    for (name, value, limit, used) in [
+        ("wasm-workspace-bytes", "2000", "wasm_workspace_bytes_max", "0"),
+        ("wasm-workspace-files", "1", "wasm_workspace_files_max", "1"),
+        ("wasm-open-files", "5", "wasm_handles_max", "5"),
+    ] {
+        let ended = server.run(copy_with(&[(name, value)])).await;
+        let refusal = ended.refusal().unwrap_or_else(|| panic!("{name} was not obeyed"));
+        assert_eq!(refusal.code, Code::ResourceExhausted, "{refusal:?}");
+        assert!(refusal.message.contains(limit), "{refusal:?}");
+        let hit = usage(&ended).limit_hit.unwrap();
+        assert_eq!(
+            (hit.name.as_str(), hit.used.to_string().as_str(), hit.allowed.to_string().as_str()),
+            (limit, used, value)
+        );
+    }
+    let loud =
+        TestAction::wasm("echo", &["hello"]).platform(&[("OSFamily", "wasi"), ("wasm-stdout-bytes", "3")]);
+    let ended = server.run(loud).await;
+    assert_eq!(ended.code(), Code::ResourceExhausted);
+    assert_eq!(server.streams(&ended).await.0, "bin", "what fitted is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn properties_that_cannot_be_obeyed_are_refused_by_name() {
+    let server = TestServer::start().await;
+    for (name, value) in
+        [("wasi-time", "real"), ("wasm-cpu", "1"), ("wasi-clock", "slow"), ("wasm-memory", "99999999999")]
+    {
+        let refusal = server.refused(copy_with(&[(name, value)])).await;
+        assert_eq!(refusal.code, Code::InvalidArgument, "{refusal:?}");
+        assert!(refusal.message.contains(name), "{refusal:?}");
+    }
+    let loosened =
+        copy_with(&[("wasi-clock", "real"), ("wasi-random", "system"), ("wasm-memory", "1000000")]);
+    server.succeed(loosened).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_is_an_output_keeps_its_digest() {
+    let server = TestServer::start().await;
+    let action = copy_with(&[]).outputs(&["in", "in/from", "out/to"]);
+    let result = server.succeed(action).await.result();
+    let files: Vec<_> = result.output_files.iter().map(|file| file.digest.clone().unwrap()).collect();
+    assert_eq!(files, [digest(&[7; 3000]).to_wire(), digest(&[7; 3000]).to_wire()]);
+    assert_eq!(result.output_directories.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_staged_for_a_module() {
+    let server = TestServer::start().await;
+    let sleeping = TestAction::wasm("loop", &[]).timeout(Duration::from_secs(1));
+    let mut running = server.begin(sleeping).await;
+    running.until_stage(Stage::Executing).await;
+    assert_eq!(std::fs::read_dir(server.staged()).unwrap().count(), 0);
+    assert_eq!(running.ended().await.unwrap().code(), Code::DeadlineExceeded);
+    assert_eq!(std::fs::read_dir(server.staged()).unwrap().count(), 0);
+}
