@@ -8,6 +8,7 @@ use wardian_proto::{Digest, PATH_BYTES_MAX, RelPath, reapi};
 use wardian_scheduler::Platform;
 use wardian_store::{BlobStore, StoreError};
 
+use crate::executor::wasm::WasmSettings;
 use crate::{Failure, Limits};
 
 /// Folders that PATH may have.
@@ -35,6 +36,11 @@ impl OutputSpec {
             Self::Typed { files, directories } => (files, &directories[..]),
         };
         first.iter().chain(second)
+    }
+
+    /// The directories that hold the outputs, as far as they are not the input root itself.
+    pub fn parents(&self) -> Vec<RelPath> {
+        self.all().filter_map(|output| output.path.parent()).filter(|parent| !parent.is_root()).collect()
     }
 }
 
@@ -90,7 +96,10 @@ pub async fn read_platform(
         Some(platform) => Some(platform.clone()),
         None => read_command(store, action, function_of, limits).await?.1,
     };
-    Platform::from_wire(wire.as_ref()).map_err(|e| Failure::InvalidArgument(e.to_string()))
+    let platform = Platform::from_wire(wire.as_ref()).map_err(|e| Failure::InvalidArgument(e.to_string()))?;
+    // What cannot be obeyed is said before anything waits.
+    WasmSettings::parse(&platform, limits)?;
+    Ok(platform)
 }
 
 /// Checks the timeout against the server's limit; none asks for the limit itself.

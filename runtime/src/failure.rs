@@ -95,6 +95,7 @@ impl From<StoreError> for Failure {
             StoreError::Directory { .. }
             | StoreError::TreeLimit { .. }
             | StoreError::TooLarge { .. }
+            | StoreError::RecordTooLarge { .. }
             | StoreError::OutOfRange { .. } => Self::InvalidArgument(text),
             StoreError::NoSpace(_) => Self::ResourceExhausted(text),
             StoreError::Mismatch { .. }
@@ -103,6 +104,7 @@ impl From<StoreError> for Failure {
             | StoreError::Remote(_)
             | StoreError::Io { .. }
             | StoreError::Database(_)
+            | StoreError::Indexing
             | StoreError::Damaged(_) => Self::Internal(text),
         }
     }

@@ -20,9 +20,6 @@ const SMALL_FILE_BYTES: u64 = 64 * 1024;
 /// Small files fetched in one batch.
 const BATCH_FILES: usize = 512;
 
-/// Symlinks followed when a path is looked up, as Linux does.
-const SYMLINKS_FOLLOWED_MAX: usize = 40;
-
 /// An input tree all of whose blobs were found in the store.
 #[derive(Debug)]
 pub(crate) struct InputRoot {
@@ -47,52 +44,6 @@ impl InputRoot {
             return Err(Failure::MissingBlobs(missing));
         }
         Ok(Self { root, directories: found.directories })
-    }
-
-    /// Whether there is a directory at this path.
-    pub(crate) fn has_directory(&self, path: &RelPath) -> bool {
-        self.directory(path).is_some()
-    }
-
-    fn directory(&self, path: &RelPath) -> Option<&Directory> {
-        let mut directory = &self.directories[&self.root];
-        for name in path.segments() {
-            let entry = directory.directories.iter().find(|d| d.name.as_str() == name)?;
-            directory = &self.directories[&entry.digest];
-        }
-        Some(directory)
-    }
-
-    /// Finds the file a path leads to, following symlinks inside the tree only.
-    pub(crate) fn file(&self, path: &RelPath) -> Option<&FileEntry> {
-        let mut path = path.clone();
-        for _ in 0..SYMLINKS_FOLLOWED_MAX {
-            match self.step(&path)? {
-                Step::File(file) => return Some(file),
-                Step::Elsewhere(next) => path = next,
-            }
-        }
-        None
-    }
-
-    /// Walks until the end or the first symlink.
-    fn step(&self, path: &RelPath) -> Option<Step<'_>> {
-        let mut directory = &self.directories[&self.root];
-        let mut at = RelPath::root();
-        let mut names = path.segments();
-        while let Some(name) = names.next() {
-            if let Some(entry) = directory.directories.iter().find(|d| d.name.as_str() == name) {
-                directory = &self.directories[&entry.digest];
-                at = at.join(&entry.name);
-            } else if let Some(link) = directory.symlinks.iter().find(|s| s.name.as_str() == name) {
-                let rest: Vec<&str> = names.collect();
-                return at.resolve(&link.target).ok()?.resolve(&rest.join("/")).ok().map(Step::Elsewhere);
-            } else {
-                let file = directory.files.iter().find(|f| f.name.as_str() == name)?;
-                return names.next().is_none().then_some(Step::File(file));
-            }
-        }
-        None
     }
 
     /// Lays the tree out below `target`, which must be empty. Every file is a copy of its own.
@@ -193,18 +144,13 @@ impl InputRoot {
     }
 }
 
-enum Step<'a> {
-    File(&'a FileEntry),
-    Elsewhere(RelPath),
-}
-
 /// Makes the leading directories of every output, as the API asks before a run.
-pub(crate) async fn make_parents(target: &Path, paths: Vec<RelPath>) -> Result<(), Failure> {
+pub(crate) async fn make_directories(target: &Path, paths: Vec<RelPath>) -> Result<(), Failure> {
     let target = target.to_owned();
     blocking(move || {
         let root =
             Dir::open_ambient_dir(target, ambient_authority()).map_err(Failure::io("open input root"))?;
-        for parent in paths.iter().filter_map(RelPath::parent).filter(|p| !p.is_root()) {
+        for parent in paths {
             root.create_dir_all(parent.as_str()).map_err(|error| {
                 Failure::InvalidArgument(format!("leading directories of output {parent}: {error}"))
             })?;

@@ -21,6 +21,7 @@ pub mod wasi;
 mod worker;
 pub mod workspace;
 
+pub use executor::wasm::TrustedModules;
 pub use executor::wasm::compile::{Baseline, CompileSettings};
 pub use failure::Failure;
 pub use limits::Limits;

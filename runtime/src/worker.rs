@@ -7,17 +7,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use wardian_proto::{Digest, DigestFunction, RelPath, pack_any, reapi, rpc};
+use wardian_proto::{Digest, DigestFunction, pack_any, reapi, rpc};
 use wardian_scheduler::{Assignment, Offer, WorkQueue, WorkerId};
 use wardian_store::{BlobStore, Upload};
 
 use crate::action::{self, ActionSpec};
 use crate::executor::native::NativeExecutor;
-use crate::executor::wasm::WasmExecutor;
 use crate::executor::wasm::compile::CompileSettings;
-use crate::executor::{Executor, Finished, Outcome, Task};
-use crate::input_root::{InputRoot, make_parents};
+use crate::executor::wasm::{TrustedModules, WasmExecutor, WasmSettings};
+use crate::executor::{Executor, Files, Finished, Layout, Outcome, Task};
+use crate::input_root::{InputRoot, make_directories};
 use crate::staged::{self, Staged};
+use crate::workspace::InputTree;
 use crate::{Failure, Limits, outputs};
 
 /// What a worker is made from.
@@ -61,6 +62,11 @@ impl Worker {
             WasmExecutor::new(&compiled, Arc::clone(&store), config.slots, &config.limits, &config.compile)?;
         let native = config.native.then(|| NativeExecutor::new(&config.limits));
         Ok(Self { config, store, queue, wasm, native })
+    }
+
+    /// The modules of registered toolchains; more can be added at any time.
+    pub fn trusted(&self) -> TrustedModules {
+        self.wasm.trusted()
     }
 
     fn offer(&self) -> Offer {
@@ -118,50 +124,43 @@ impl Worker {
         assignment: &Assignment,
         progress: &mut Progress<'_>,
     ) -> Result<(reapi::ActionResult, Option<Failure>), Failure> {
-        let limits = &self.config.limits;
-        let store = &*self.store;
         progress.metadata.input_fetch_start_timestamp = now();
         progress.report("fetching inputs").await;
         let cancelled = &assignment.cancelled;
-        let (spec, input) = unless_cancelled(cancelled, async {
-            let spec = action::read(store, assignment.job.action, limits).await?;
-            let input = InputRoot::read(store, spec.input_root, limits).await?;
-            Ok((spec, input))
-        })
-        .await?;
-        if !input.has_directory(&spec.working_directory) {
-            return Err(Failure::InvalidArgument(format!(
-                "Command.working_directory {} is not a directory of the input root",
-                spec.working_directory
-            )));
+        let read = action::read(&*self.store, assignment.job.action, &self.config.limits);
+        let spec = unless_cancelled(cancelled, read).await?;
+        match self.run(&spec, assignment, progress).await {
+            Ok((result, Some(failure))) => Ok((result, Some(self.with_all_missing(failure, &spec).await))),
+            Ok(ended) => Ok(ended),
+            Err(failure) => Err(self.with_all_missing(failure, &spec).await),
         }
-        let executor = self.choose(&spec, &input).await?;
-        let staged = Staged::new(&self.config.folder.join("staged"))?;
-        let task = Task {
-            spec: &spec,
-            input: &input,
-            root: staged.path().to_owned(),
-            cancelled: assignment.cancelled.clone(),
-        };
+    }
+
+    async fn run(
+        &self,
+        spec: &ActionSpec,
+        assignment: &Assignment,
+        progress: &mut Progress<'_>,
+    ) -> Result<(reapi::ActionResult, Option<Failure>), Failure> {
+        let cancelled = &assignment.cancelled;
+        let tree = self.wasm.tree(spec.input_root);
+        let executor = unless_cancelled(cancelled, self.choose(spec, &tree)).await?;
+        let task = Task { spec, tree: &tree, cancelled: cancelled.clone() };
         progress.metadata.worker = format!("{}/{}", self.config.name, executor.name());
-        let awaited = executor.awaits(&task);
+        let awaited = executor.awaits(&task).await;
         progress.report(awaited.as_deref().unwrap_or("preparing the tool")).await;
         let started = Instant::now();
-        unless_cancelled(cancelled, executor.prepare(&task)).await?;
-        if awaited.is_some() {
-            progress
-                .note(format!("waited {:.1} s for the tool to be compiled", started.elapsed().as_secs_f64()));
+        let layout = unless_cancelled(cancelled, executor.prepare(&task)).await?;
+        let compile_wait = awaited.map(|_| started.elapsed());
+        if let Some(wait) = compile_wait {
+            progress.note(format!("waited {:.1} s for the tool to be compiled", wait.as_secs_f64()));
         }
-        unless_cancelled(cancelled, async {
-            input.stage(store, staged.path(), limits).await?;
-            let parents: Vec<RelPath> = spec.outputs.all().map(|output| output.path.clone()).collect();
-            make_parents(staged.path(), parents).await
-        })
-        .await?;
+        let files = unless_cancelled(cancelled, self.lay_out(layout, spec, &tree)).await?;
         progress.metadata.input_fetch_completed_timestamp = now();
         progress.metadata.execution_start_timestamp = now();
         progress.report("running the command").await;
-        let (finished, failure) = match executor.run(&task).await? {
+        let (outcome, files) = executor.run(&task, files).await?;
+        let (mut finished, failure) = match outcome {
             // Nobody would look at what it left.
             Outcome::CutShort(_, Failure::Cancelled) => return Err(Failure::Cancelled),
             Outcome::Exited(finished) => (finished, None),
@@ -169,11 +168,13 @@ impl Worker {
         };
         progress.metadata.execution_completed_timestamp = now();
         progress.metadata.virtual_execution_duration = finished.duration.try_into().ok();
+        if let Some(mut usage) = finished.usage.take() {
+            usage.compile_wait = compile_wait.and_then(|wait| wait.try_into().ok());
+            progress.metadata.auxiliary_metadata.push(pack_any("wardian.v1.WasmUsage", &*usage));
+        }
         progress.metadata.output_upload_start_timestamp = now();
         progress.report("uploading outputs").await;
-        let source = Arc::new(outputs::StagedOutputs::open(staged.path())?);
-        let collected = outputs::collect(store, source, &spec, limits).await;
-        let (mut result, failure) = match (collected, failure) {
+        let (mut result, failure) = match (self.collect(files, spec).await, failure) {
             (Ok(result), failure) => (result, failure),
             // What was cut short may have left anything; its own failure says more.
             (Err(_), Some(failure)) => (reapi::ActionResult::default(), Some(failure)),
@@ -184,14 +185,67 @@ impl Worker {
         Ok((result, failure))
     }
 
+    /// Makes the files of a command: all of them, or none before the command looks at them.
+    async fn lay_out(&self, layout: Layout, spec: &ActionSpec, tree: &InputTree) -> Result<Files, Failure> {
+        let (store, limits, folder) = (&*self.store, &self.config.limits, self.staged_folder());
+        match layout {
+            Layout::Workspace => {
+                let limits = WasmSettings::parse(&spec.platform, limits)?.limits;
+                Ok(Files::Workspace(Box::new(tree.workspace(&limits, folder))))
+            }
+            Layout::Staged => {
+                let input = InputRoot::read(store, spec.input_root, limits).await?;
+                let staged = Staged::new(&folder)?;
+                input.stage(store, staged.path(), limits).await?;
+                make_directories(staged.path(), spec.outputs.parents()).await?;
+                Ok(Files::Staged(staged))
+            }
+        }
+    }
+
+    async fn collect(&self, files: Files, spec: &ActionSpec) -> Result<reapi::ActionResult, Failure> {
+        let (store, limits) = (&*self.store, &self.config.limits);
+        match files {
+            Files::Staged(staged) => {
+                let source = Arc::new(outputs::StagedOutputs::open(staged.path())?);
+                outputs::collect(store, source, spec, limits).await
+            }
+            Files::Workspace(workspace) => {
+                let source = Arc::new(outputs::WorkspaceOutputs::new(*workspace));
+                outputs::collect(store, source, spec, limits).await
+            }
+        }
+    }
+
+    /// Whoever met a missing input stopped at the first. The client is told of all of them.
+    async fn with_all_missing(&self, failure: Failure, spec: &ActionSpec) -> Failure {
+        if !matches!(failure, Failure::MissingBlobs(_)) {
+            return failure;
+        }
+        match InputRoot::read(&*self.store, spec.input_root, &self.config.limits).await {
+            Err(all @ Failure::MissingBlobs(_)) => all,
+            _ => failure,
+        }
+    }
+
+    fn staged_folder(&self) -> PathBuf {
+        self.config.folder.join("staged")
+    }
+
     /// Wasm when the platform says so, or says nothing and the tool is a module; else native.
-    async fn choose(&self, spec: &ActionSpec, input: &InputRoot) -> Result<&dyn Executor, Failure> {
+    async fn choose(&self, spec: &ActionSpec, tree: &InputTree) -> Result<&dyn Executor, Failure> {
+        if !tree.has_directory(&spec.working_directory).await? {
+            return Err(Failure::InvalidArgument(format!(
+                "Command.working_directory {} is not a directory of the input root",
+                spec.working_directory
+            )));
+        }
         let wasm = match spec.platform.get("OSFamily") {
             Some("wasi") => true,
             Some(_) => false,
             None => {
                 let isa = spec.platform.get("ISA");
-                isa == Some("wasm32") || (isa.is_none() && self.wasm.is_wasm(input, spec).await?)
+                isa == Some("wasm32") || (isa.is_none() && self.wasm.is_wasm(tree, spec).await?)
             }
         };
         let isa_fits = |isa: &str| (isa == "wasm32") == wasm;

@@ -12,7 +12,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use wardian_runtime::limits::raise_open_files_limit;
-use wardian_runtime::{DRAIN_TIME_MAX, Worker, WorkerConfig};
+use wardian_runtime::{DRAIN_TIME_MAX, TrustedModules, Worker, WorkerConfig};
 use wardian_scheduler::LocalQueue;
 use wardian_store::action_cache::ActionCache;
 use wardian_store::backend::SledStore;
@@ -44,6 +44,7 @@ pub struct Server {
     queue: LocalQueue,
     store: SledStore,
     health: HealthReporter,
+    trusted: TrustedModules,
     worker: JoinSet<()>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
@@ -76,7 +77,9 @@ impl Server {
             limits: config.worker.limits.clone(),
             compile: config.worker.compile,
         };
-        let worker = Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?.start().await;
+        let worker = Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?;
+        let trusted = worker.trusted();
+        let worker = worker.start().await;
         let context = Arc::new(Context {
             blobs,
             action_cache,
@@ -105,12 +108,17 @@ impl Server {
             });
         let serving = tokio::spawn(serving);
         tracing::info!(%address, data = %config.data.display(), "serving");
-        Ok(Self { address, queue, store, health, worker, stop, serving })
+        Ok(Self { address, queue, store, health, trusted, worker, stop, serving })
     }
 
     /// The address of the port.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The modules of registered toolchains; more can be added at any time.
+    pub fn trusted(&self) -> &TrustedModules {
+        &self.trusted
     }
 
     /// Refuses new actions, lets running ones finish for a while, closes the port, flushes the store.

@@ -5,6 +5,7 @@
 
 mod action_cache;
 mod bench;
+mod executor;
 mod large_blobs;
 mod peer;
 mod raw;
@@ -21,7 +22,7 @@ use peer::{Peer, find_in_path};
 /// Measures a server of this build, and other servers beside it.
 #[derive(Parser)]
 struct Args {
-    /// Groups to run: small-blobs, large-blobs, action-cache; all without any.
+    /// Groups to run: small-blobs, large-blobs, action-cache, executor; all without any.
     groups: Vec<Group>,
     /// The program `buildbox-casd`, to measure beside ours; without it the one in PATH, if any.
     #[arg(long, value_name = "PATH", env = "WARDIAN_BENCH_CASD")]
@@ -45,18 +46,26 @@ enum Group {
     SmallBlobs,
     LargeBlobs,
     ActionCache,
+    Executor,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    let wanted = |group| args.groups.is_empty() || args.groups.contains(&group);
+    if wanted(Group::Executor) {
+        executor::run(&args.only).await?;
+        println!("\n{}\n", table::machine(1));
+    }
+    if args.groups == [Group::Executor] {
+        return Ok(());
+    }
     let parent = args.folder.unwrap_or_else(std::env::temp_dir);
     let mut peers = vec![Peer::wardian(&parent)?];
     match args.casd.or_else(|| find_in_path("buildbox-casd")) {
         Some(program) => peers.push(Peer::casd(&program, &parent).await?),
         None => eprintln!("buildbox-casd is not in PATH: only this server is measured (see --casd)"),
     }
-    let wanted = |group| args.groups.is_empty() || args.groups.contains(&group);
     let mut bench = Bench::new(peers, args.rounds, args.only);
     bench.memory("resident when idle", 40)?;
     if wanted(Group::SmallBlobs) {

@@ -25,6 +25,7 @@ enum Entry {
     File(Bytes, bool),
     Symlink(String),
     Directory,
+    Graft(Digest),
 }
 
 /// An action as the CAS holds it.
@@ -91,6 +92,11 @@ impl TestAction {
         self.entry(path, Entry::Directory)
     }
 
+    /// Adds a directory tree that the server has already.
+    pub fn graft(self, path: &str, root: Digest) -> Self {
+        self.entry(path, Entry::Graft(root))
+    }
+
     /// Adds to `output_paths`.
     pub fn outputs(mut self, paths: &[&str]) -> Self {
         self.command.output_paths.extend(paths.iter().map(|p| (*p).to_owned()));
@@ -141,6 +147,7 @@ impl TestAction {
                 }
                 Entry::Symlink(target) => tree.symlink(&path, &target),
                 Entry::Directory => tree.directory(&path),
+                Entry::Graft(root) => tree.graft(&path, root),
             };
             added.expect("entries do not clash");
         }

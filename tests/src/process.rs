@@ -9,6 +9,10 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+use tonic::transport::{Channel, Endpoint};
+use wardian_proto::InstanceName;
+use wardian_store::backend::{GrpcStore, GrpcStoreLimits};
 
 /// How many clock ticks a second has in /proc: the same on every Linux.
 const TICKS_PER_SECOND: u32 = 100;
@@ -45,6 +49,27 @@ impl Process {
             None => Ok(()),
             Some(status) => anyhow::bail!("the process has ended: {status}"),
         }
+    }
+
+    /// Does something while all threads of the process stand still.
+    pub fn while_stopped<T>(&self, work: impl FnOnce() -> T) -> T {
+        let pid = Pid::from_child(&self.0);
+        kill_process(pid, Signal::STOP).expect("a child can be stopped");
+        while !self.stands_still() {
+            std::thread::yield_now();
+        }
+        let done = work();
+        kill_process(pid, Signal::CONT).expect("a child can go on");
+        done
+    }
+
+    /// Whether each thread is stopped, or gone with its process.
+    fn stands_still(&self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.0.id())) else { return true };
+        threads.flatten().all(|thread| {
+            let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else { return true };
+            stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with(['T', 'Z', 'X']))
+        })
     }
 
     /// What it holds in memory now.
@@ -113,6 +138,22 @@ impl ServerProcess {
             anyhow::bail!("the server did not start: it said {line:?}");
         };
         Ok(Self { address: address.parse()?, process, _stdout: stdout })
+    }
+
+    /// A new connection.
+    pub async fn channel(&self) -> Channel {
+        let endpoint =
+            Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
+        endpoint.connect().await.expect("the server accepts connections")
+    }
+
+    /// The CAS as a store, over a new connection, without retries. Batches carry up to `batch_bytes_max`;
+    /// with 0 every blob goes through ByteStream.
+    pub async fn store(&self, batch_bytes_max: u64) -> GrpcStore {
+        let limits = GrpcStoreLimits::default();
+        let batch_bytes_max = batch_bytes_max.min(limits.batch_bytes_max);
+        let limits = GrpcStoreLimits { batch_bytes_max, attempts_max: 1, ..limits };
+        GrpcStore::new(self.channel().await, InstanceName::default(), limits)
     }
 }
 

@@ -251,12 +251,12 @@ impl TestServer {
     }
 }
 
-/// The program beside the tests: modules are compiled by a child that runs it.
+/// The server's program, built with the tests: modules are compiled by a child that runs it.
 pub fn wardian() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows where it is");
     // target/release/deps/system-HASH
     let folder = test.ancestors().nth(2).expect("tests are two folders below the target folder");
-    let program = folder.join("wardian");
+    let program = folder.join("wardian-under-test");
     assert!(program.exists(), "there is no {}: run `cargo build --release --workspace`", program.display());
     program
 }

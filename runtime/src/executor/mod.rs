@@ -1,29 +1,46 @@
 //! Running one command under limits: the contract, and the two ways to do it.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
+use wardian_proto::wardian::WasmUsage;
 
 use crate::Failure;
 use crate::action::ActionSpec;
-use crate::input_root::InputRoot;
+use crate::staged::Staged;
+use crate::workspace::{InputTree, Workspace};
 
 pub mod native;
 pub mod wasm;
 
-/// A command ready to run: its input root is staged at `root`.
+/// A command to be run.
 pub struct Task<'a> {
     /// The action.
     pub spec: &'a ActionSpec,
-    /// Its input tree.
-    pub(crate) input: &'a InputRoot,
-    /// The host folder that holds the staged input root, private to this task.
-    pub root: PathBuf,
+    /// Its input tree, to look things up in.
+    pub(crate) tree: &'a InputTree,
     /// Turns true when the run should stop.
     pub cancelled: watch::Receiver<bool>,
+}
+
+/// How a command wants its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As private copies in a folder of the worker.
+    Staged,
+    /// As a workspace, of which nothing is read before the command looks at it.
+    Workspace,
+}
+
+/// The files of a command, before and after it ran.
+pub enum Files {
+    /// A folder that holds the input root.
+    #[allow(private_interfaces)]
+    Staged(Staged),
+    /// A workspace over it.
+    Workspace(Box<Workspace>),
 }
 
 /// What a command wrote and how it ended.
@@ -37,6 +54,8 @@ pub struct Finished {
     pub stderr: Bytes,
     /// How long the command ran, by the clock that enforces the timeout.
     pub duration: Duration,
+    /// What a WebAssembly guest used.
+    pub usage: Option<Box<WasmUsage>>,
 }
 
 /// How a run ended: with an exit code, or cut short with what there was until then.
@@ -48,6 +67,15 @@ pub enum Outcome {
     CutShort(Finished, Failure),
 }
 
+impl Outcome {
+    /// What there was at the end.
+    pub(crate) fn finished_mut(&mut self) -> &mut Finished {
+        match self {
+            Self::Exited(finished) | Self::CutShort(finished, _) => finished,
+        }
+    }
+}
+
 /// Runs commands of one kind.
 #[async_trait]
 pub trait Executor: Send + Sync + 'static {
@@ -55,11 +83,13 @@ pub trait Executor: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// What [`prepare`](Self::prepare) would have to wait for, in words for whoever waits.
-    fn awaits(&self, task: &Task<'_>) -> Option<String>;
+    async fn awaits(&self, task: &Task<'_>) -> Option<String>;
 
-    /// Gets whatever the command needs that takes long, before the clock of the command runs.
-    async fn prepare(&self, task: &Task<'_>) -> Result<(), Failure>;
+    /// Gets whatever the command needs that takes long, before the clock of the command runs, and says how
+    /// the command wants its files.
+    async fn prepare(&self, task: &Task<'_>) -> Result<Layout, Failure>;
 
-    /// Runs the command to its end, its timeout, or its cancellation.
-    async fn run(&self, task: &Task<'_>) -> Result<Outcome, Failure>;
+    /// Runs the command over files of that layout to its end, its timeout, or its cancellation, and gives the
+    /// files back.
+    async fn run(&self, task: &Task<'_>, files: Files) -> Result<(Outcome, Files), Failure>;
 }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 
-use super::{Executor, Finished, Outcome, Task};
+use super::{Executor, Files, Finished, Layout, Outcome, Task};
 use crate::{Failure, Limits};
 
 /// Where bare names are looked up when the Command sets no PATH.
@@ -51,8 +51,7 @@ fn program(task: &Task<'_>, working_directory: &Path) -> Result<PathBuf, Failure
             return Ok(candidate);
         }
     }
-    let here = task.spec.working_directory.resolve(name).ok().and_then(|path| task.input.file(&path));
-    let hint = if here.is_some() {
+    let hint = if working_directory.join(name).is_file() {
         format!("; for the file of the input root write ./{name}")
     } else {
         String::new()
@@ -75,16 +74,19 @@ impl Executor for NativeExecutor {
         "native"
     }
 
-    fn awaits(&self, _task: &Task<'_>) -> Option<String> {
+    async fn awaits(&self, _task: &Task<'_>) -> Option<String> {
         None
     }
 
-    async fn prepare(&self, _task: &Task<'_>) -> Result<(), Failure> {
-        Ok(())
+    async fn prepare(&self, _task: &Task<'_>) -> Result<Layout, Failure> {
+        Ok(Layout::Staged)
     }
 
-    async fn run(&self, task: &Task<'_>) -> Result<Outcome, Failure> {
-        let working_directory = task.root.join(task.spec.working_directory.as_str());
+    async fn run(&self, task: &Task<'_>, files: Files) -> Result<(Outcome, Files), Failure> {
+        let Files::Staged(staged) = &files else {
+            return Err(Failure::Internal("a process was given a workspace".into()));
+        };
+        let working_directory = staged.path().join(task.spec.working_directory.as_str());
         let program = program(task, &working_directory)?;
         let started = Instant::now();
         let mut child = Command::new(&program)
@@ -118,18 +120,20 @@ impl Executor for NativeExecutor {
             stdout: stdout.bytes.freeze(),
             stderr: stderr.bytes.freeze(),
             duration,
+            usage: None,
         };
-        match ended {
+        let outcome = match ended {
             Ok(status) => {
                 let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(-1);
-                Ok(Outcome::Exited(finished(code)))
+                Outcome::Exited(finished(code))
             }
             Err(failure) => {
                 // The group was killed: this returns at once and leaves no zombie.
                 let _ = child.wait().await;
-                Ok(Outcome::CutShort(finished(128 + 9), failure))
+                Outcome::CutShort(finished(128 + 9), failure)
             }
-        }
+        };
+        Ok((outcome, files))
     }
 }
 

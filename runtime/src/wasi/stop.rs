@@ -55,7 +55,8 @@ impl Deadline {
         self.started.elapsed()
     }
 
-    pub(super) fn timeout(&self) -> Duration {
+    /// How long it may run.
+    pub fn timeout(&self) -> Duration {
         self.timeout
     }
 

@@ -3,6 +3,7 @@
 //! What was read is shared by all actions of a worker through one cache, so a toolchain's folders and
 //! headers cost the second action nothing. Nothing here is ever changed.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -11,8 +12,8 @@ use wardian_proto::{Digest, Directory, RelPath, reapi};
 use wardian_store::{BlobStore, ByteRange, StoreError};
 
 use super::lru::Lru;
-use super::{SYMLINKS_FOLLOWED_MAX, nanos};
-use crate::Failure;
+use super::{SYMLINKS_FOLLOWED_MAX, Workspace, WorkspaceLimits, nanos};
+use crate::{Failure, Limits};
 
 /// Files are read from the store, and kept, in pieces of this size: a read reads ahead to the end of its piece.
 pub(super) const WINDOW_BYTES: u64 = 1 << 20;
@@ -181,8 +182,9 @@ impl InputTree {
         Self { inputs, root }
     }
 
-    pub(crate) fn root(&self) -> Digest {
-        self.root
+    /// A workspace over the tree.
+    pub(crate) fn workspace(&self, limits: &Limits, spill_folder: PathBuf) -> Workspace {
+        Workspace::new(Arc::clone(&self.inputs), self.root, WorkspaceLimits::of(limits), spill_folder)
     }
 
     /// Finds the file a path leads to, following symlinks inside the tree only.

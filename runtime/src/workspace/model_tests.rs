@@ -242,14 +242,14 @@ fn step(workspace: &mut Workspace, held: &mut Option<NodeId>, model: &mut Model,
         }
         Op::Unlink { path } => {
             let ours = errno(workspace.unlink(root, &path));
-            let theirs = model.file(&path).map(|_| drop(model.entries.remove(&path)));
+            let theirs = model.file(&path).map(|_| _ = model.entries.remove(&path));
             assert_eq!(ours, theirs, "{op:?}");
         }
         Op::MakeDirectory { path } => {
             let ours = errno(workspace.create_directory(root, &path)).map(|_| ());
             let theirs = model.get(&path).and_then(|there| match there {
                 Some(_) => Err(Errno::Exist),
-                None => Ok(drop(model.entries.insert(path, Entry::Directory))),
+                None => Ok(_ = model.entries.insert(path, Entry::Directory)),
             });
             assert_eq!(ours, theirs, "{op:?}");
         }
@@ -257,7 +257,7 @@ fn step(workspace: &mut Workspace, held: &mut Option<NodeId>, model: &mut Model,
             let ours = errno(workspace.remove_directory(root, &path));
             let theirs = model.list(&path).and_then(|names| match names.is_empty() {
                 false => Err(Errno::Notempty),
-                true => Ok(drop(model.entries.remove(&path))),
+                true => Ok(_ = model.entries.remove(&path)),
             });
             assert_eq!(ours, theirs, "{op:?}");
         }
@@ -270,7 +270,7 @@ fn step(workspace: &mut Workspace, held: &mut Option<NodeId>, model: &mut Model,
             let theirs = model.file(&from).map_err(|e| if e == Errno::Isdir { Errno::Perm } else { e });
             let theirs = theirs.and_then(|file| match model.get(&to)? {
                 Some(_) => Err(Errno::Exist),
-                None => Ok(drop(model.entries.insert(to, Entry::File(file)))),
+                None => Ok(_ = model.entries.insert(to, Entry::File(file))),
             });
             assert_eq!(ours, theirs, "{op:?}");
         }

@@ -432,3 +432,33 @@ fn looking_at_too_many_inputs_ends_the_action() {
     assert!(matches!(read(&mut w, "c").unwrap_err(),
         FsError::Failure(failure) if failure.to_string().contains("input_entries_max")));
 }
+
+#[test]
+fn tools_are_looked_up_inside_the_tree_only() {
+    let store = Store::new(1 << 20);
+    let links = [
+        ("bin/a", "../real/tool"),
+        ("bin/dir", "../real"),
+        ("bin/up", "../../../etc/passwd"),
+        ("bin/loop", "loop"),
+        ("bin/dangling", "nothing"),
+    ];
+    let root = store.tree(&[("real/tool", b"tool")], &links);
+    let tree = InputTree::new(store.inputs.clone(), root);
+    for (name, found) in [
+        ("real/tool", true),
+        ("bin/a", true),
+        ("bin/dir/tool", true),
+        ("bin/up", false),
+        ("bin/loop", false),
+        ("bin/dangling", false),
+        ("real", false),
+        ("real/tool/x", false),
+    ] {
+        let file = store.runtime.block_on(tree.file(&path(name))).unwrap();
+        assert_eq!(file, found.then(|| DigestFunction::Sha256.digest(b"tool")), "{name}");
+    }
+    for (name, found) in [("", true), ("bin", true), ("bin/dir", false), ("real/tool", false), ("x", false)] {
+        assert_eq!(store.runtime.block_on(tree.has_directory(&path(name))).unwrap(), found, "{name}");
+    }
+}

@@ -45,10 +45,20 @@ impl Platform {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// The properties that say how a WebAssembly command is run, and nothing about where: `wasi-*`, `wasm-*`.
+    pub fn settings(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.iter().filter(|(name, _)| is_setting(name))
+    }
+
     /// The first value of a property.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
     }
+}
+
+/// Whether a property is read by the executor of WebAssembly, so that every worker satisfies it.
+fn is_setting(name: &str) -> bool {
+    name.starts_with("wasi-") || name.starts_with("wasm-")
 }
 
 /// What a worker is and can do.
@@ -65,7 +75,7 @@ pub struct Offer {
 impl Offer {
     /// The first property of `platform` that this worker does not satisfy.
     fn lacks<'a>(&self, platform: &'a Platform) -> Option<(&'a str, &'a str)> {
-        platform.iter().find(|(name, value)| {
+        platform.iter().filter(|(name, _)| !is_setting(name)).find(|(name, value)| {
             !self.properties.get(*name).is_some_and(|offered| offered.iter().any(|v| v == value))
         })
     }

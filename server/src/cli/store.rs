@@ -1,7 +1,8 @@
 //! `wardian store`: look after a store whose server is not running.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use wardian_store::backend::{SledOptions, SledStore};
@@ -46,18 +47,21 @@ pub(crate) async fn store(args: StoreArgs) -> anyhow::Result<ExitCode> {
     let options = config.store;
     let progress = Progress::quiet_elsewhere();
     match args.command {
-        StoreCommand::Stats => print_stats(&open(folder, options, SledStore::open).await?),
+        StoreCommand::Stats => print_stats(&open(&folder, options, &progress).await?),
         StoreCommand::Rebuild => {
-            let task = progress.spinner("rebuilding the index from the segments");
-            let store = open(folder, options, SledStore::rebuild).await?;
+            let rebuild = tokio::task::spawn_blocking(move || SledStore::rebuild(&folder, options));
+            let store = rebuild.await??;
+            let task = progress.bytes("rebuilding the index from the segments", 0);
+            store.indexed(|done, total| task.set_position(done, total)).await;
             task.finish("the index is rebuilt");
             store.flush().await?;
             print_stats(&store);
         }
         StoreCommand::Check => {
-            let store = open(folder, options, SledStore::open).await?;
-            let task = progress.spinner("reading every record");
-            let report = store.check().await?;
+            let store = open(&folder, options, &progress).await?;
+            let task = Arc::new(progress.bytes("reading every record", 0));
+            let shown = Arc::clone(&task);
+            let report = store.check(move |done, total| shown.set_position(done, total)).await?;
             let (segments, records) = (report.segments, report.records);
             let read = format!("{segments} segments, {records} records, {}", format::size(report.bytes));
             task.finish(&read);
@@ -73,12 +77,13 @@ pub(crate) async fn store(args: StoreArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn open(
-    folder: PathBuf,
-    options: SledOptions,
-    how: fn(&std::path::Path, SledOptions) -> Result<SledStore, wardian_store::StoreError>,
-) -> anyhow::Result<SledStore> {
-    Ok(tokio::task::spawn_blocking(move || how(&folder, options)).await??)
+/// Opens the store and waits until its index is up to date: after a crash that may take a moment.
+async fn open(folder: &Path, options: SledOptions, progress: &Progress) -> anyhow::Result<SledStore> {
+    let folder = folder.to_owned();
+    let store = tokio::task::spawn_blocking(move || SledStore::open(&folder, options)).await??;
+    let task = progress.bytes("bringing the index up to date", 0);
+    store.indexed(|done, total| task.set_position(done, total)).await;
+    Ok(store)
 }
 
 fn print_stats(store: &SledStore) {

@@ -17,6 +17,8 @@ pub enum StoreError {
     TooLarge { digest: Digest, limit_name: &'static str, limit: u64 },
     #[error("offset {offset} is outside blob {digest}")]
     OutOfRange { digest: Digest, offset: u64 },
+    #[error("a record {what} has {bytes} bytes; the store's limit is {limit}")]
+    RecordTooLarge { what: &'static str, bytes: u64, limit: u64 },
     #[error("directory {digest}: {source}")]
     Directory { digest: Digest, source: DirectoryError },
     #[error("tree below {root} has more than {limit} {what}")]
@@ -31,7 +33,10 @@ pub enum StoreError {
     #[error("{operation}: {source}")]
     Io { operation: &'static str, source: std::io::Error },
     #[error("database: {0}")]
-    Database(#[from] sled::Error),
+    Database(sled::Error),
+    /// The answer is not known until the index was brought up to date, which goes on by itself.
+    #[error("the store's index is being brought up to date; try again")]
+    Indexing,
     #[error("stored data is damaged: {0}")]
     Damaged(String),
 }
@@ -46,6 +51,18 @@ impl StoreError {
     }
 }
 
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(source) => match Self::io("write index")(source) {
+                Self::Io { source, .. } => Self::Database(sled::Error::Io(source)),
+                full => full,
+            },
+            other => Self::Database(other),
+        }
+    }
+}
+
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
@@ -54,12 +71,14 @@ impl From<StoreError> for Status {
             StoreError::Mismatch { .. }
             | StoreError::Overrun(_)
             | StoreError::TooLarge { .. }
+            | StoreError::RecordTooLarge { .. }
             | StoreError::Directory { .. }
             | StoreError::TreeLimit { .. } => Self::invalid_argument(text),
             StoreError::OutOfRange { .. } => Self::out_of_range(text),
             StoreError::NoSpace(_) => Self::resource_exhausted(text),
             StoreError::Source(status) | StoreError::Remote(status) => status,
             StoreError::Io { .. } | StoreError::Database(_) => Self::internal(text),
+            StoreError::Indexing => Self::unavailable(text),
             StoreError::Damaged(_) => Self::data_loss(text),
         }
     }

@@ -83,7 +83,7 @@ fn link_module(module: &Module) -> Result<Loaded, String> {
         return Err("it has no function _start: it is a library, not a command".into());
     }
     let mut linker: Linker<Guest> = Linker::new(module.engine());
-    wasmtime_wasi::p1::add_to_linker_async(&mut linker, guest::preview1).map_err(|e| format!("{e:#}"))?;
+    crate::wasi::add_to_linker(&mut linker, guest::preview1).map_err(|e| format!("{e:#}"))?;
     linker.instantiate_pre(module).map(Loaded::Core).map_err(|e| format!("{e:#}"))
 }
 

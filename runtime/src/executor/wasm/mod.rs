@@ -1,7 +1,8 @@
 //! Runs a command as a WebAssembly guest: WASI preview-1 modules and preview-2 command components.
 //!
-//! A guest sees the staged input root, its arguments and its environment, and nothing else of the
-//! machine: no network, no other directory, no host environment.
+//! A guest sees its input root, its arguments and its environment, and nothing else of the machine: no
+//! network, no other directory, no host environment. Modules run over a workspace, components over a staged
+//! folder.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,22 +10,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use wardian_proto::{FileEntry, RelPath};
+use tokio::runtime::Handle;
+use wardian_proto::{Digest, RelPath};
+use wardian_scheduler::Platform;
 use wardian_store::{BlobStore, ByteRange, StoreError};
 
-use super::{Executor, Outcome, Task};
-use crate::input_root::{InputRoot, blocking};
+use super::{Executor, Files, Layout, Outcome, Task};
+use crate::action::ActionSpec;
+use crate::input_root::blocking;
+use crate::wasi::Deadline;
+use crate::workspace::{InputTree, Inputs};
 use crate::{Failure, Limits};
 
 mod artifacts;
 pub mod compile;
+mod component;
 mod engines;
 mod guest;
+mod limiter;
 mod link;
 mod modules;
+mod settings;
+mod usage;
+
+pub use modules::TrustedModules;
 
 use compile::CompileSettings;
+use engines::Tier;
+use link::Loaded;
 use modules::{Metering, Modules};
+pub(crate) use settings::WasmSettings;
 
 /// How often a running guest is asked whether it should stop.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
@@ -36,6 +51,7 @@ const MAGIC: &[u8; 4] = b"\0asm";
 pub struct WasmExecutor {
     modules: Modules,
     store: Arc<dyn BlobStore>,
+    inputs: Arc<Inputs>,
     limits: Limits,
     ticker: Arc<AtomicBool>,
 }
@@ -60,45 +76,78 @@ impl WasmExecutor {
                 engines.iter().for_each(wasmtime::Engine::increment_epoch);
             }
         })?;
-        Ok(Self { modules, store, limits: limits.clone(), ticker })
+        let (cache_bytes_max, message_bytes_max) =
+            (limits.wasm_input_cache_bytes_max, limits.tree.directory_bytes_max);
+        let inputs = Inputs::new(Arc::clone(&store), Handle::current(), cache_bytes_max, message_bytes_max);
+        Ok(Self { modules, store, inputs, limits: limits.clone(), ticker })
     }
 
-    /// Counts a module among those of registered toolchains: it may run before it is optimized.
-    pub fn trust(&self, module: wardian_proto::Digest) {
-        self.modules.trust(module);
+    /// The modules of registered toolchains; more can be added at any time.
+    pub fn trusted(&self) -> TrustedModules {
+        self.modules.trusted().clone()
+    }
+
+    /// The input tree of an action.
+    pub(crate) fn tree(&self, root: Digest) -> InputTree {
+        InputTree::new(Arc::clone(&self.inputs), root)
+    }
+
+    /// Runs a module over an empty input root with nothing around it, to measure what that costs.
+    #[doc(hidden)]
+    pub async fn run_bare(&self, module: &Digest, spill_folder: &Path) -> Result<Outcome, Failure> {
+        let ready = self.modules.get(module, Metering::Off).await?;
+        let (_, cancelled) = tokio::sync::watch::channel(false);
+        let run = guest::Run {
+            arguments: vec!["bare".into()],
+            environment: vec![],
+            working_directory: RelPath::root(),
+            output_parents: vec![],
+            action: *module,
+            deadline: Deadline::start(self.limits.action_timeout_max, cancelled.clone()),
+            cancelled,
+            settings: WasmSettings::parse(&Platform::default(), &self.limits)?,
+        };
+        let tree = self.tree(Digest::empty(module.function()));
+        let files = Files::Workspace(Box::new(tree.workspace(&self.limits, spill_folder.to_owned())));
+        blocking(move || run.finish(&ready.loaded, files)).await.map(|(outcome, _)| outcome)
     }
 
     /// Whether argv[0] leads to a file of the input root that starts like a Wasm module.
-    pub(crate) async fn is_wasm(
-        &self,
-        input: &InputRoot,
-        spec: &crate::action::ActionSpec,
-    ) -> Result<bool, Failure> {
+    pub(crate) async fn is_wasm(&self, tree: &InputTree, spec: &ActionSpec) -> Result<bool, Failure> {
         if !spec.arguments[0].contains('/') {
             return Ok(false);
         }
         let Ok(path) = tool_path(&spec.working_directory, &spec.arguments[0]) else { return Ok(false) };
-        let Some(file) = input.file(&path) else { return Ok(false) };
-        if self.modules.knows(&file.digest, Metering::Off) {
+        let Some(file) = tree.file(&path).await? else { return Ok(false) };
+        if self.modules.knows(&file, Metering::Off) {
             return Ok(true);
         }
         let head = ByteRange { offset: 0, limit: Some(MAGIC.len() as u64) };
-        let head = wardian_store::collect(self.store.read(&file.digest, head).await?).await?;
+        let head = wardian_store::collect(self.store.read(&file, head).await?).await?;
         Ok(head[..] == MAGIC[..])
     }
 
-    fn tool<'a>(&self, task: &Task<'a>) -> Result<&'a FileEntry, Failure> {
+    /// Finds the module that argv[0] names.
+    async fn tool(&self, task: &Task<'_>) -> Result<Digest, Failure> {
         let spec = task.spec;
         let candidates = candidates(&spec.working_directory, &spec.arguments[0], &spec.environment);
-        let found = candidates.iter().find_map(|path| task.input.file(path));
-        found.ok_or_else(|| {
-            let looked: Vec<String> = candidates.iter().take(8).map(ToString::to_string).collect();
-            Failure::FailedPrecondition(format!(
-                "tool {:?} is not in the input root (looked for {})",
-                spec.arguments[0],
-                looked.join(", ")
-            ))
-        })
+        for path in &candidates {
+            if let Some(file) = task.tree.file(path).await? {
+                return Ok(file);
+            }
+        }
+        let looked: Vec<String> = candidates.iter().take(8).map(ToString::to_string).collect();
+        Err(Failure::FailedPrecondition(format!(
+            "tool {:?} is not in the input root (looked for {})",
+            spec.arguments[0],
+            looked.join(", ")
+        )))
+    }
+
+    fn settings(&self, task: &Task<'_>) -> Result<(WasmSettings, Metering), Failure> {
+        let settings = WasmSettings::parse(&task.spec.platform, &self.limits)?;
+        let metering = if settings.fuel.is_some() { Metering::On } else { Metering::Off };
+        Ok((settings, metering))
     }
 }
 
@@ -139,39 +188,60 @@ impl Executor for WasmExecutor {
         "wasm"
     }
 
-    fn awaits(&self, task: &Task<'_>) -> Option<String> {
-        // Without a tool, `prepare` fails and says why.
-        let tool = self.tool(task).ok()?;
-        self.modules.awaits(&tool.digest, Metering::Off)
+    async fn awaits(&self, task: &Task<'_>) -> Option<String> {
+        // Without a tool or with bad properties, `prepare` fails and says why.
+        let (tool, (_, metering)) = (self.tool(task).await.ok()?, self.settings(task).ok()?);
+        self.modules.awaits(&tool, metering)
     }
 
     /// Compiles the module, or waits for whoever compiles it already.
-    async fn prepare(&self, task: &Task<'_>) -> Result<(), Failure> {
-        let tool = self.tool(task)?;
-        self.modules.get(&tool.digest, Metering::Off).await.map(|_| ())
+    async fn prepare(&self, task: &Task<'_>) -> Result<Layout, Failure> {
+        let (_, metering) = self.settings(task)?;
+        let module = self.modules.get(&self.tool(task).await?, metering).await?;
+        Ok(match *module.loaded {
+            Loaded::Core(_) => Layout::Workspace,
+            Loaded::Component(_) => Layout::Staged,
+        })
     }
 
-    async fn run(&self, task: &Task<'_>) -> Result<Outcome, Failure> {
-        let tool = self.tool(task)?;
-        let module = self.modules.get(&tool.digest, Metering::Off).await?;
+    async fn run(&self, task: &Task<'_>, files: Files) -> Result<(Outcome, Files), Failure> {
+        let (settings, metering) = self.settings(task)?;
+        let tool = self.tool(task).await?;
+        let module = self.modules.get(&tool, metering).await?;
+        let spec = task.spec;
         let run = guest::Run {
-            arguments: task.spec.arguments.clone(),
-            environment: task.spec.environment.clone(),
-            root: task.root.clone(),
-            working_directory: task.root.join(task.spec.working_directory.as_str()),
-            timeout: task.spec.timeout,
+            arguments: spec.arguments.clone(),
+            environment: spec.environment.clone(),
+            working_directory: spec.working_directory.clone(),
+            output_parents: spec.outputs.parents(),
+            action: spec.action,
+            deadline: Deadline::start(spec.timeout, task.cancelled.clone()),
             cancelled: task.cancelled.clone(),
-            limits: self.limits.clone(),
+            settings,
         };
         // A thread of its own: a guest that loops must not stall the runtime.
-        blocking(move || run.finish(&module.loaded)).await
+        let loaded = Arc::clone(&module.loaded);
+        let (mut outcome, files) = blocking(move || run.finish(&loaded, files)).await?;
+        if let Some(usage) = &mut outcome.finished_mut().usage {
+            usage.module_digest = Some(tool.to_wire());
+            usage.compiler = compiler(module.tier).to_owned();
+        }
+        Ok((outcome, files))
+    }
+}
+
+/// The compiler of a tier.
+fn compiler(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Baseline => "winch",
+        Tier::Optimized | Tier::Metered => "cranelift",
     }
 }
 
 /// Reads a module's bytes; a missing blob is named as such.
 async fn read_module(
     store: &dyn BlobStore,
-    digest: &wardian_proto::Digest,
+    digest: &Digest,
     limits: &Limits,
 ) -> Result<bytes::Bytes, Failure> {
     match store.get(digest, limits.wasm_module_bytes_max).await {

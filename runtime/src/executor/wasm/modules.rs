@@ -12,7 +12,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Instant;
 
 use futures::FutureExt as _;
@@ -39,6 +39,21 @@ pub(super) struct Ready {
 /// The outcome of a preparation, for everybody who waits for it.
 type Preparation = Shared<BoxFuture<'static, Result<Ready, Failure>>>;
 
+/// The modules of registered toolchains: they may run before they are optimized. Clones are the same set.
+#[derive(Clone, Debug, Default)]
+pub struct TrustedModules(Arc<RwLock<HashSet<Digest>>>);
+
+impl TrustedModules {
+    /// Adds a module.
+    pub fn add(&self, module: Digest) {
+        self.0.write().expect("no code that holds this lock panics").insert(module);
+    }
+
+    fn has(&self, module: &Digest) -> bool {
+        self.0.read().expect("no code that holds this lock panics").contains(module)
+    }
+}
+
 /// The modules of one worker. Dropping this ends every compilation.
 pub(super) struct Modules {
     shared: Arc<Common>,
@@ -54,6 +69,7 @@ struct Common {
     store: Arc<dyn BlobStore>,
     limits: Limits,
     baseline: Baseline,
+    trusted: TrustedModules,
     state: Mutex<State>,
     stopped: watch::Receiver<bool>,
 }
@@ -65,13 +81,11 @@ struct State {
     preparing: HashMap<(Digest, Metering), Preparation>,
     /// Compilations of the optimized tier behind a baseline that runs, or for the worker's start.
     improving: HashMap<Digest, Preparation>,
-    trusted: HashSet<Digest>,
 }
 
 /// Whether the guest's instructions are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Metering {
-    #[expect(dead_code, reason = "no action can ask for it yet")]
     On,
     Off,
 }
@@ -91,7 +105,8 @@ impl Modules {
             .collect();
         let known: Vec<_> = fingerprints.clone().into_iter().collect();
         let artifacts = Artifacts::open(folder, settings.kept_bytes_max, &known)?;
-        let state = State { trusted: settings.trusted.iter().copied().collect(), ..State::default() };
+        let trusted = TrustedModules::default();
+        settings.trusted.iter().for_each(|module| trusted.add(*module));
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(Common {
             engines,
@@ -101,7 +116,8 @@ impl Modules {
             compiler: Compiler::new(settings),
             store,
             limits: limits.clone(),
-            state: Mutex::new(state),
+            trusted,
+            state: Mutex::default(),
             stopped,
         });
         Ok(Self { shared, stop })
@@ -112,9 +128,9 @@ impl Modules {
         self.shared.engines.all()
     }
 
-    /// Counts a module among those of registered toolchains.
-    pub(super) fn trust(&self, module: Digest) {
-        self.shared.lock().trusted.insert(module);
+    /// The modules of registered toolchains.
+    pub(super) fn trusted(&self) -> &TrustedModules {
+        &self.shared.trusted
     }
 
     /// Returns a module ready to run, compiling it when this worker never saw it.
@@ -204,7 +220,7 @@ impl Common {
     fn tiers(&self, module: &Digest, metering: Metering) -> Vec<Tier> {
         let trusted = || match self.baseline {
             Baseline::Off => false,
-            Baseline::Toolchains => self.lock().trusted.contains(module),
+            Baseline::Toolchains => self.trusted.has(module),
             Baseline::All => true,
         };
         match metering {

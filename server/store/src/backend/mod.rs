@@ -6,4 +6,4 @@ mod sled;
 
 pub use grpc::{GrpcStore, GrpcStoreLimits};
 pub use memory::MemoryStore;
-pub use sled::{CAPACITY_BYTES_MIN, CheckReport, Pin, SledOptions, SledStats, SledStore};
+pub use sled::{CAPACITY_BYTES_MIN, CheckReport, Pin, SledOptions, SledStats, SledStore, SledTuning};

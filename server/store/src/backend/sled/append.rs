@@ -1,72 +1,87 @@
-//! Writing: records into the open segment, and large blobs as segments of their own.
+//! Writing: records into the open segment, and the segments of large blobs.
 //!
-//! One lock is held for one write of bytes that are already in memory and one batch of the index. Large
-//! blobs are written outside of it, to a file that nobody else sees, and renamed under it.
+//! One lock is held for one write of bytes that are already in memory, and for entering them in the index.
+//! Large blobs are written outside of it, to a file that nobody else sees, and renamed under it. Footers and
+//! everything that waits for the disk come later, without the lock: see `durable.rs`.
 
-use std::collections::HashSet;
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::fs;
+use std::io::IoSlice;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
 use super::engine::Engine;
-use super::index::{Checkpoint, Location};
+use super::generation::{Checkpoint, Location};
+use super::incoming::Incoming;
 use super::record::{
-    self, Entry, Kind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, TRAILER_BYTES, blob_key, record_cost,
+    Entry, Footer, Kind, SEGMENT_HEADER_BYTES, TRAILER_BYTES, blob_key, record_cost, record_header,
 };
-use super::segment::{Segment, Shape, Use};
+use super::segment::{NAME_BYTES, Segment, Shape, Use};
 use crate::{StoreError, Verified};
 
-/// Charged for a segment besides its records: header, trailer, the last block, its line in the folder.
-const SEGMENT_OVERHEAD_BYTES: u64 = 4096 + SEGMENT_HEADER_BYTES + TRAILER_BYTES + 256;
+/// Charged for a segment besides its records: header, trailer, name, the last block, one block of the disk's
+/// own list of where the file is.
+pub(super) const SEGMENT_OVERHEAD_BYTES: u64 = 2 * 4096 + SEGMENT_HEADER_BYTES + TRAILER_BYTES + NAME_BYTES;
 
 /// Charged for a record's entry in the index until the index is measured.
-const INDEX_ENTRY_BYTES: u64 = 1024;
+pub(super) const INDEX_ENTRY_BYTES: u64 = 1024;
+
+/// Pieces given to the system in one write; it takes no more.
+const WRITE_PIECES_MAX: usize = 1024;
+
+/// Memory for footers of segments that are not sealed yet. When it is exceeded, uploads wait for the disk.
+const UNSEALED_BYTES_MAX: u64 = 16 << 20;
 
 /// A record on its way into the open segment.
 pub(super) struct Item {
     kind: Kind,
     key: Vec<u8>,
+    /// The record's bytes before the payload, key included.
+    header: Vec<u8>,
     payload: Bytes,
-    /// Where the record was, and its use, when eviction moves it.
-    moved: Option<(Location, Use)>,
+    /// Written only if this is still the newest record of the key.
+    replaces: Option<Location>,
+    /// The use that the record was made of when eviction moves it.
+    used: Use,
 }
 
 impl Item {
+    fn new(kind: Kind, key: Vec<u8>, payload: Bytes, replaces: Option<Location>) -> Self {
+        let header = record_header(kind, &key, payload.len() as u64, crc32fast::hash(&payload));
+        Self { kind, key, header, payload, replaces, used: Use::default() }
+    }
+
     /// A small blob.
     pub(super) fn blob(verified: &Verified, payload: Bytes) -> Self {
-        Self { kind: Kind::Blob, key: blob_key(&verified.digest()), payload, moved: None }
+        Self::new(Kind::Blob, blob_key(&verified.digest()), payload, None)
     }
 
     /// A value of a record table; `None` deletes it.
     pub(super) fn value(key: Vec<u8>, value: Option<Bytes>) -> Self {
         let kind = if value.is_some() { Kind::Value } else { Kind::Deleted };
-        Self { kind, key, payload: value.unwrap_or_default(), moved: None }
+        Self::new(kind, key, value.unwrap_or_default(), None)
+    }
+
+    /// Says that a record was found damaged.
+    pub(super) fn forgotten(key: &[u8], damaged: Location) -> Self {
+        Self::new(Kind::Deleted, key.to_vec(), Bytes::new(), Some(damaged))
     }
 
     /// A record that eviction keeps.
-    pub(super) fn moved(entry: &Entry, payload: Vec<u8>, from: Location, used: Use) -> Self {
+    pub(super) fn moved(entry: &Entry, payload: Bytes, from: Location, used: Use) -> Self {
         let used = Use { touched: false, ..used };
-        Self { kind: entry.kind, key: entry.key.clone(), payload: payload.into(), moved: Some((from, used)) }
+        Self { used, ..Self::new(entry.kind, entry.key.clone(), payload, Some(from)) }
     }
 
     fn cost(&self) -> u64 {
         record_cost(&self.key, self.payload.len() as u64)
     }
-
-    /// Bytes to charge before writing it.
-    pub(super) fn charge(&self) -> u64 {
-        // A segment that takes only one record is the worst case.
-        self.cost() + INDEX_ENTRY_BYTES
-    }
 }
 
 /// Bytes to charge before appending these items.
 pub(super) fn charge_of(items: &[Item], segment_bytes: u64) -> u64 {
-    let records: u64 = items.iter().map(Item::charge).sum();
+    let records: u64 = items.iter().map(|item| item.cost() + INDEX_ENTRY_BYTES).sum();
     // Each segment is at least half full, or takes one record that is at most a quarter.
     records + (2 + 2 * records / segment_bytes) * SEGMENT_OVERHEAD_BYTES
 }
@@ -80,6 +95,11 @@ pub(super) struct Charge {
 impl Charge {
     pub(super) fn new(used: Arc<AtomicU64>, bytes: u64) -> Self {
         Self { used, bytes }
+    }
+
+    /// Takes over what another charge has.
+    pub(super) fn absorb(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
     }
 
     /// Hands bytes over to a segment.
@@ -97,40 +117,74 @@ impl Drop for Charge {
 }
 
 /// The end of the store, where records are added.
+#[derive(Default)]
 pub(super) struct Appender {
     open: Option<Open>,
-    /// The number of the next segment.
+    /// The number of the next segment. Taken only by a segment that is then there, so that a number that is
+    /// missing means a segment that was dropped.
     pub(super) next: u64,
     /// Bytes of segments since the index's newest generation was started.
-    generation_bytes: u64,
+    pub(super) generation_bytes: u64,
+    /// Segments that are complete and wait for their footer.
+    unsealed: Vec<Unsealed>,
+    unsealed_bytes: u64,
 }
 
+/// The segment that is being written.
 struct Open {
     segment: Arc<Segment>,
-    entries: Vec<Entry>,
-    /// Length of the footer so far.
-    footer_bytes: u64,
+    footer: Footer,
+}
+
+/// A segment without a footer, and the footer it will have. One that is dropped meanwhile is not kept open for
+/// it: the disk has the space back at once.
+pub(super) struct Unsealed {
+    pub(super) segment: Weak<Segment>,
+    pub(super) footer: Footer,
+}
+
+/// What was written since it was last asked for.
+pub(super) struct Unsynced {
+    /// Everything before it is in `open` or `unsealed`, or was asked for before.
+    pub(super) position: Checkpoint,
+    pub(super) open: Option<Arc<Segment>>,
+    pub(super) unsealed: Vec<Unsealed>,
 }
 
 impl Appender {
-    pub(super) fn new(next: u64) -> Self {
-        Self { open: None, next, generation_bytes: 0 }
+    pub(super) fn is_open(&self, segment: &Segment) -> bool {
+        self.open.as_ref().is_some_and(|open| open.segment.id == segment.id)
     }
 
-    /// Up to where everything is in the index once the present batch is.
-    pub(super) fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { segment: self.open.as_ref().map_or(self.next, |o| o.segment.id), next: self.next }
+    /// Closes the open segment, if there is one. Its footer is written later.
+    pub(super) fn close_segment(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.generation_bytes += open.segment.charged.load(Ordering::Relaxed);
+            self.seal_later(&open.segment, open.footer);
+        }
     }
 
-    pub(super) fn open_segment(&self) -> Option<Arc<Segment>> {
-        self.open.as_ref().map(|open| Arc::clone(&open.segment))
+    fn seal_later(&mut self, segment: &Arc<Segment>, footer: Footer) {
+        self.unsealed_bytes += footer.len();
+        self.unsealed.push(Unsealed { segment: Arc::downgrade(segment), footer });
+    }
+
+    pub(super) fn take_unsynced(&mut self) -> Unsynced {
+        self.unsealed_bytes = 0;
+        let open = self.open.as_ref().map(|open| Arc::clone(&open.segment));
+        let (number, offset) = open.as_ref().map_or((u64::MAX, 0), |open| (open.id, open.records_end()));
+        let position = Checkpoint { next: self.next, open: number, offset };
+        Unsynced { position, open, unsealed: std::mem::take(&mut self.unsealed) }
     }
 }
 
 impl Engine {
-    /// Appends records. Blobs that are stored already are promised instead; the charge covers the rest.
+    /// Appends records, except those that replace a record which is not the newest any more. Two uploads of one
+    /// small blob at once may both append it: the later record counts then, and both are charged.
     pub(super) fn append(&self, items: Vec<Item>, mut charge: Charge) -> Result<(), StoreError> {
-        let mut touched = Vec::new();
+        if self.appender().unsealed_bytes > UNSEALED_BYTES_MAX {
+            self.seal_durable()?;
+        }
         let mut appender = self.appender();
         let mut wanted = self.wanted(items)?;
         while !wanted.is_empty() {
@@ -145,37 +199,25 @@ impl Engine {
             });
             let later = wanted.split_off(fitting.count().max(1));
             let locations = open.write(&wanted, &mut charge)?;
-            touched.push(Arc::clone(&open.segment));
-            let entries = wanted.iter().zip(locations).map(|(item, location)| {
-                (item.key.as_slice(), (item.kind != Kind::Deleted).then_some(location))
-            });
-            self.index.apply(entries, appender.checkpoint())?;
-            wanted = later;
-        }
-        drop(appender);
-        if self.options.sync {
-            for segment in touched {
-                let file = segment.file().map_err(StoreError::io("open segment"))?;
-                file.sync_data().map_err(StoreError::io("flush segment"))?;
+            self.charge_allocated(&open.segment)?;
+            self.durable.note_write();
+            for (item, location) in wanted.iter().zip(locations) {
+                self.index.insert(&item.key, &location)?;
             }
-            self.index.flush()?;
+            wanted = later;
         }
         Ok(())
     }
 
-    /// Drops the items that need not be written: blobs that are stored, records that moved on.
+    /// Drops the items that would replace a record which moved on.
     fn wanted(&self, items: Vec<Item>) -> Result<Vec<Item>, StoreError> {
-        let mut seen = HashSet::new();
         let mut wanted = Vec::with_capacity(items.len());
         for item in items {
-            let needed = match (&item.moved, item.kind) {
-                (Some((from, _)), _) => self.index.get(&item.key)? == Some(*from),
-                (None, Kind::Blob) => {
-                    seen.insert(item.key.clone()) && self.find(&item.key, self.leased())?.is_none()
-                }
-                (None, _) => true,
+            let current = match &item.replaces {
+                Some(old) => self.index.known(&item.key)? == Some(*old),
+                None => true,
             };
-            if needed {
+            if current {
                 wanted.push(item);
             }
         }
@@ -183,86 +225,72 @@ impl Engine {
     }
 
     fn room_in(&self, open: &Open) -> u64 {
-        let taken = open.segment.records_end() + open.footer_bytes + TRAILER_BYTES;
-        self.sizes.segment.saturating_sub(taken)
+        self.sizes.segment.saturating_sub(open.segment.records_end() + open.footer.len())
     }
 
     /// Makes sure that there is an open segment with room for an item.
     fn make_open(&self, appender: &mut Appender, item: &Item, charge: &mut Charge) -> Result<(), StoreError> {
         let full =
-            appender.open.as_ref().is_some_and(|o| self.room_in(o) < item.cost() && !o.entries.is_empty());
-        if full || self.index.newest_bytes() >= self.sizes.generation_index {
-            self.seal(appender)?;
+            appender.open.as_ref().is_some_and(|o| self.room_in(o) < item.cost() && !o.footer.is_empty());
+        if full {
+            appender.close_segment();
         }
-        if appender.open.is_some() {
-            return Ok(());
+        self.make_generation(appender)?;
+        if appender.open.is_none() {
+            let segment = Arc::new(Segment::create(&self.segments_folder(), appender.next)?);
+            appender.next += 1;
+            charge.move_to(&segment, SEGMENT_OVERHEAD_BYTES);
+            self.insert_segment(Arc::clone(&segment));
+            self.index.note_segment(segment.id)?;
+            appender.open = Some(Open { segment, footer: Footer::default() });
         }
-        let id = self.next_segment(appender)?;
-        let segment = Arc::new(Segment::create(&self.segments_folder(), id)?);
-        charge.move_to(&segment, SEGMENT_OVERHEAD_BYTES);
-        self.insert_segment(Arc::clone(&segment));
-        appender.open = Some(Open { segment, entries: Vec::new(), footer_bytes: 0 });
         Ok(())
     }
 
-    /// Takes the number of a new segment, which may be the first of a new generation of the index.
-    fn next_segment(&self, appender: &mut Appender) -> Result<u64, StoreError> {
+    /// Starts a generation of the index when the newest has enough. No segment reaches from one into another.
+    fn make_generation(&self, appender: &mut Appender) -> Result<(), StoreError> {
         let due = self.index.is_empty()
             || appender.generation_bytes >= self.sizes.generation_segments
             || self.index.newest_bytes() >= self.sizes.generation_index;
         if due {
-            self.seal(appender)?;
+            appender.close_segment();
             self.index.start_generation(appender.next)?;
             appender.generation_bytes = 0;
         }
-        let id = appender.next;
-        appender.next += 1;
-        Ok(id)
+        Ok(())
     }
 
-    /// Seals the open segment, if there is one.
-    pub(super) fn seal(&self, appender: &mut Appender) -> Result<(), StoreError> {
-        let Some(open) = appender.open.take() else { return Ok(()) };
-        appender.generation_bytes += open.segment.charged.load(Ordering::Relaxed);
-        if self.options.sync {
-            let file = open.segment.file().map_err(StoreError::io("open segment"))?;
-            file.sync_data().map_err(StoreError::io("flush segment"))?;
-        }
-        open.segment.seal(&open.entries)
+    /// Charges what the disk took for a segment beyond what was charged.
+    fn charge_allocated(&self, segment: &Segment) -> Result<(), StoreError> {
+        let allocated = segment.allocated()?;
+        let charged = segment.charged.fetch_max(allocated, Ordering::Relaxed);
+        self.used.fetch_add(allocated.saturating_sub(charged), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Makes a verified large blob visible.
     pub(super) fn publish(&self, mut incoming: Incoming, verified: &Verified) -> Result<(), StoreError> {
         let key = blob_key(&verified.digest());
         let payload_len = verified.digest().size();
-        let header = record::record_header(Kind::Blob, &key, payload_len, incoming.crc.clone().finalize());
-        let write = StoreError::io("write upload");
-        incoming.file.write_all_at(&record::segment_header(), 0).map_err(&write)?;
-        incoming.file.write_all_at(&header, SEGMENT_HEADER_BYTES).map_err(&write)?;
-        if self.options.sync {
-            incoming.file.sync_data().map_err(StoreError::io("flush upload"))?;
-        }
+        incoming.finish(&key, payload_len)?;
         let mut appender = self.appender();
-        if self.find(&key, self.leased())?.is_some() {
+        if self.is_stored(&key)? {
             return Ok(());
         }
-        let id = self.next_segment(&mut appender)?;
+        self.make_generation(&mut appender)?;
+        let id = appender.next;
         let path = Segment::path(&self.segments_folder(), id, Shape::Large);
-        let from = incoming.path.take().expect("set until published");
-        if let Err(error) = fs::rename(&from, &path) {
-            incoming.path = Some(from);
-            return Err(StoreError::io("publish upload")(error));
-        }
+        incoming.rename(&path)?;
+        appender.next += 1;
         let segment = Segment::open(id, Shape::Large, path)?;
-        segment.charged.store(0, Ordering::Relaxed);
-        let bytes = incoming.charge.bytes;
-        incoming.charge.move_to(&segment, bytes);
-        appender.generation_bytes += bytes;
-        self.insert_segment(Arc::new(segment));
-        let location = Location { segment: id, ordinal: 0, offset: SEGMENT_HEADER_BYTES, payload_len };
-        self.index.apply([(key.as_slice(), Some(location))], appender.checkpoint())?;
-        drop(appender);
-        if self.options.sync { self.index.flush() } else { Ok(()) }
+        segment.set_verified();
+        // The footer may take another block.
+        let allocated = segment.charged.swap(0, Ordering::Relaxed) + 4096;
+        incoming.charge.move_to(&segment, allocated.min(incoming.charge.bytes));
+        self.charge_allocated(&segment)?;
+        let (segment, offset) = (Arc::new(segment), SEGMENT_HEADER_BYTES);
+        let location = Location { segment: id, ordinal: 0, offset, payload_len, deleted: false };
+        self.enter_large(&mut appender, segment, &key, &location)
     }
 
     /// Gives a large segment the newest number, as if its blob had been written anew. False when its blob
@@ -271,23 +299,47 @@ impl Engine {
         let mut appender = self.appender();
         // Held to the end: whoever asks for the blob meanwhile waits, and then finds it under its new number.
         let mut state = old.state();
-        if state.dead || self.index.get(key)? != Some(*location) {
+        if state.dead || self.index.known(key)? != Some(*location) {
             return Ok(false);
         }
-        let id = self.next_segment(&mut appender)?;
+        self.make_generation(&mut appender)?;
+        let id = appender.next;
         let path = Segment::path(&self.segments_folder(), id, Shape::Large);
         fs::rename(&old.path, &path).map_err(StoreError::io("renew segment"))?;
+        appender.next += 1;
+        if self.options.sync {
+            // The index may reach the disk at any time from now on, and must not name what is not there.
+            self.durable.sync_folder()?;
+        }
         let segment = Segment::open(id, Shape::Large, path)?;
-        let charged = old.charged.load(Ordering::Relaxed);
-        segment.charged.store(charged, Ordering::Relaxed);
-        appender.generation_bytes += charged;
+        segment.set_records_end(old.records_end());
+        segment.charged.store(old.charged.load(Ordering::Relaxed), Ordering::Relaxed);
+        if old.is_verified() {
+            segment.set_verified();
+        }
         segment.note(0, Use { touched: false, ..state.use_of(0) });
-        self.insert_segment(Arc::new(segment));
-        let entered =
-            self.index.apply([(key, Some(Location { segment: id, ..*location }))], appender.checkpoint());
+        let renewed = Location { segment: id, ..*location };
+        let entered = self.enter_large(&mut appender, Arc::new(segment), key, &renewed);
         state.dead = true;
         self.remove_segment(old.id);
         entered.map(|()| true)
+    }
+
+    fn enter_large(
+        &self,
+        appender: &mut Appender,
+        segment: Arc<Segment>,
+        key: &[u8],
+        location: &Location,
+    ) -> Result<(), StoreError> {
+        appender.generation_bytes += segment.charged.load(Ordering::Relaxed);
+        self.insert_segment(Arc::clone(&segment));
+        let mut footer = Footer::default();
+        footer.push(Kind::Blob, key, location.offset, location.payload_len);
+        appender.seal_later(&segment, footer);
+        self.durable.note_write();
+        self.index.note_segment(location.segment)?;
+        self.index.insert(key, location)
     }
 }
 
@@ -295,78 +347,39 @@ impl Open {
     /// Writes items behind the last record, in one piece, and says where they are.
     fn write(&mut self, items: &[Item], charge: &mut Charge) -> Result<Vec<Location>, StoreError> {
         let start = self.segment.records_end();
-        let mut bytes = Vec::new();
-        let mut entries = Vec::with_capacity(items.len());
+        let mut pieces = Vec::with_capacity(2 * items.len());
         for item in items {
-            let (offset, payload_len) = (start + bytes.len() as u64, item.payload.len() as u64);
-            let crc = crc32fast::hash(&item.payload);
-            bytes.extend_from_slice(&record::record_header(item.kind, &item.key, payload_len, crc));
-            bytes.extend_from_slice(&item.payload);
-            entries.push(Entry { kind: item.kind, offset, payload_len, key: item.key.clone() });
+            pieces.extend([IoSlice::new(&item.header), IoSlice::new(&item.payload)]);
         }
         let file = self.segment.file().map_err(StoreError::io("open segment"))?;
         // Half a write that failed lies behind the end of the records and is written over by the next.
-        file.write_all_at(&bytes, start).map_err(StoreError::io("append to segment"))?;
+        write_pieces_at(&file, &mut pieces, start).map_err(StoreError::io("append to segment"))?;
         let mut locations = Vec::with_capacity(items.len());
-        for (item, entry) in items.iter().zip(&entries) {
-            let ordinal = u32::try_from(self.entries.len() + locations.len()).expect("segments are small");
-            if let Some((_, used)) = item.moved {
-                self.segment.note(ordinal, used);
-            }
-            let (offset, payload_len) = (entry.offset, entry.payload_len);
-            locations.push(Location { segment: self.segment.id, ordinal, offset, payload_len });
+        let mut offset = start;
+        for item in items {
+            let payload_len = item.payload.len() as u64;
+            let ordinal = self.footer.push(item.kind, &item.key, offset, payload_len);
+            self.segment.note(ordinal, item.used);
+            let deleted = item.kind == Kind::Deleted;
+            locations.push(Location { segment: self.segment.id, ordinal, offset, payload_len, deleted });
+            offset += item.header.len() as u64 + payload_len;
         }
-        let cost: u64 = items.iter().map(Item::cost).sum();
-        charge.move_to(&self.segment, cost);
-        self.footer_bytes += cost - bytes.len() as u64;
-        self.segment.set_records_end(start + bytes.len() as u64);
-        self.entries.extend(entries);
+        charge.move_to(&self.segment, items.iter().map(Item::cost).sum());
+        self.segment.set_records_end(offset);
         Ok(locations)
     }
 }
 
-/// A large upload's file while nobody else can see it; removed when dropped before it is published.
-pub(super) struct Incoming {
-    file: File,
-    path: Option<PathBuf>,
-    written: u64,
-    crc: crc32fast::Hasher,
-    charge: Charge,
-}
-
-impl Incoming {
-    /// Starts the file of a blob of this size; all of its space is charged first.
-    pub(super) fn create(engine: &Engine, size: u64) -> Result<Self, StoreError> {
-        let charge = engine.reserve(size + SEGMENT_OVERHEAD_BYTES + 4096 + INDEX_ENTRY_BYTES)?;
-        let path = engine.folder.join("incoming").join(uuid::Uuid::new_v4().simple().to_string());
-        let file = File::options().read(true).write(true).create_new(true).open(&path);
-        let file = file.map_err(StoreError::io("create upload file"))?;
-        let start = SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES;
-        Ok(Self { file, path: Some(path), written: start, crc: crc32fast::Hasher::new(), charge })
-    }
-
-    /// Leaves room for the key, whose length the digest function decides.
-    pub(super) fn for_key(mut self, key: &[u8]) -> Self {
-        self.written += key.len() as u64;
-        self
-    }
-
-    /// Writes the next bytes of the blob.
-    pub(super) fn write(&mut self, pieces: &[Bytes]) -> Result<(), StoreError> {
-        for piece in pieces {
-            self.file.write_all_at(piece, self.written).map_err(StoreError::io("write upload"))?;
-            self.crc.update(piece);
-            self.written += piece.len() as u64;
+fn write_pieces_at(file: &fs::File, pieces: &mut [IoSlice<'_>], offset: u64) -> std::io::Result<()> {
+    let (mut left, mut at) = (pieces, offset);
+    while !left.is_empty() {
+        let some = &left[..left.len().min(WRITE_PIECES_MAX)];
+        let written = rustix::io::retry_on_intr(|| rustix::io::pwritev(file, some, at))?;
+        if written == 0 {
+            return Err(std::io::ErrorKind::WriteZero.into());
         }
-        Ok(())
+        at += written as u64;
+        IoSlice::advance_slices(&mut left, written);
     }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        if let Some(path) = self.path.take() {
-            // A leftover is swept when the store opens; there is nobody to tell here.
-            let _ = fs::remove_file(path);
-        }
-    }
+    Ok(())
 }

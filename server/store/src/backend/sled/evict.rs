@@ -11,13 +11,17 @@ use std::sync::{Arc, PoisonError};
 
 use super::append::{Charge, Item, charge_of};
 use super::engine::{Counters, Engine};
-use super::index::Location;
-use super::record::{Entry, record_cost};
+use super::generation::Location;
+use super::options::free_bytes;
+use super::record::{Entry, Kind, record_cost};
 use super::segment::{Segment, Shape, Use};
 use crate::StoreError;
 
 /// Charged for the folders themselves and the lock.
 const FOLDERS_BYTES: u64 = 64 << 10;
+
+/// Left free on the disk, so that the index, which is written a little later, does not meet a full one.
+const DISK_FREE_BYTES_MIN: u64 = 8 << 20;
 
 /// Bytes copied forward in one append.
 const MOVE_BYTES_MAX: u64 = 1 << 20;
@@ -37,6 +41,10 @@ struct Manner {
 impl Engine {
     /// Charges bytes before they are written, evicting what is oldest to make room.
     pub(super) fn reserve(&self, bytes: u64) -> Result<Charge, StoreError> {
+        if !self.disk_takes(bytes)? {
+            Counters::add(&self.counters.uploads_refused, 1);
+            return Err(StoreError::NoSpace("the disk is full"));
+        }
         if let Some(charge) = self.charge(bytes, self.sizes.fill) {
             return Ok(charge);
         }
@@ -47,8 +55,24 @@ impl Engine {
         made
     }
 
+    /// Fails when the store and the disk could not hold a blob of this size whatever is dropped.
+    pub(super) fn can_hold(&self, size: u64) -> Result<(), StoreError> {
+        if size > self.sizes.fill - self.sizes.index {
+            return Err(StoreError::NoSpace("the blob is larger than the store's capacity allows"));
+        }
+        if !self.disk_takes(size)? {
+            return Err(StoreError::NoSpace("the disk is full"));
+        }
+        Ok(())
+    }
+
+    /// Whether the disk has room for these bytes.
+    pub(super) fn disk_takes(&self, bytes: u64) -> Result<bool, StoreError> {
+        Ok(free_bytes(&self.folder)? >= bytes.saturating_add(DISK_FREE_BYTES_MIN))
+    }
+
     /// Charges bytes if they fit now.
-    fn charge(&self, bytes: u64, limit: u64) -> Option<Charge> {
+    pub(super) fn charge(&self, bytes: u64, limit: u64) -> Option<Charge> {
         let index = self.index.bytes();
         if limit == self.sizes.fill && index > self.sizes.index {
             return None;
@@ -71,9 +95,6 @@ impl Engine {
             if let Some(charge) = self.charge(bytes, self.sizes.fill) {
                 return Ok(charge);
             }
-            if bytes > self.sizes.fill - self.sizes.index {
-                return Err(StoreError::NoSpace("the blob is larger than the store's capacity allows"));
-            }
             if self.full_until.load(Ordering::Relaxed) > self.now() {
                 return Err(FULL);
             }
@@ -83,7 +104,7 @@ impl Engine {
                     from = segment.id + 1;
                     manner.force = self.index.bytes() > self.sizes.index;
                     self.evict(&segment, manner)?;
-                    self.index.drop_before(self.oldest(0).map_or_else(|| self.appender().next, |s| s.id))?;
+                    self.index.drop_before(self.oldest(0).map_or_else(|| self.appender().next, |s| s.id));
                 }
                 None if manner.second_chance => {
                     manner.second_chance = false;
@@ -116,10 +137,13 @@ impl Engine {
             other => other?,
         };
         loop {
-            let used = segment.state().use_of(0);
+            let (used, promises) = {
+                let state = segment.state();
+                (state.use_of(0), state.promises)
+            };
             if let Some(entry) = &entry {
                 let location = location(segment, 0, entry);
-                let current = self.index.get(&entry.key)? == Some(location);
+                let current = self.index.known(&entry.key)? == Some(location);
                 let promised = self.is_promised(&entry.key, used);
                 if current && (promised || used.touched && manner.second_chance) {
                     if !promised || manner.force {
@@ -128,7 +152,7 @@ impl Engine {
                     return Ok(());
                 }
             }
-            if self.drop_segment(segment, |state| state.use_of(0) == used)? {
+            if self.drop_segment(segment, promises)? {
                 return Ok(());
             }
         }
@@ -137,33 +161,29 @@ impl Engine {
     fn evict_shared(&self, segment: &Arc<Segment>, manner: Manner) -> Result<(), StoreError> {
         {
             let mut appender = self.appender();
-            if appender.open_segment().is_some_and(|open| open.id == segment.id) {
-                self.seal(&mut appender)?;
+            if appender.is_open(segment) {
+                appender.close_segment();
             }
         }
         let entries = match segment.read_footer()? {
             Some(entries) => entries,
-            None => segment.scan()?,
+            None => segment.scan(u64::MAX)?,
         };
         let mut moved = HashSet::new();
         loop {
-            let uses = self.uses(segment, &entries);
+            let (uses, promises) = uses(segment, &entries);
             let Some(keep) = self.keep(segment, &entries, &uses, manner)? else { return Ok(()) };
             self.carry_over(&entries, &uses, &moved)?;
             self.move_records(segment, &entries, &uses, &keep)?;
+            if !keep.is_empty() {
+                // Or a power failure could take the originals and not yet have the copies.
+                self.make_durable()?;
+            }
             moved.extend(keep);
-            let unchanged = |state: &super::segment::State| {
-                uses.iter().zip(0..).all(|(used, ordinal)| state.use_of(ordinal) == *used)
-            };
-            if self.drop_segment(segment, unchanged)? {
+            if self.drop_segment(segment, promises)? {
                 return Ok(());
             }
         }
-    }
-
-    fn uses(&self, segment: &Segment, entries: &[Entry]) -> Vec<Use> {
-        let state = segment.state();
-        (0..).zip(entries).map(|(ordinal, _)| state.use_of(ordinal)).collect()
     }
 
     fn is_promised(&self, key: &[u8], used: Use) -> bool {
@@ -181,12 +201,19 @@ impl Engine {
         let charged = segment.charged.load(Ordering::Relaxed);
         let (mut promised, mut used_only) = (0, 0);
         let mut keep = Vec::new();
+        // A value that may not be the newest of its key must not become it.
+        let values_are_known = segment.id > self.index.unindexed() || self.index.unindexed() == 0;
         for ((ordinal, entry), used) in (0..).zip(entries).zip(uses) {
             let cost = record_cost(&entry.key, entry.payload_len);
             let is_promised = self.is_promised(&entry.key, *used);
             let spared = used.touched && manner.second_chance && used_only + cost <= charged / 2;
-            if !(is_promised || spared)
-                || self.index.get(&entry.key)? != Some(location(segment, ordinal, entry))
+            let movable = match entry.kind {
+                Kind::Blob => true,
+                Kind::Value => values_are_known,
+                Kind::Deleted => false,
+            };
+            if !(movable && (is_promised || spared))
+                || self.index.known(&entry.key)? != Some(location(segment, ordinal, entry))
             {
                 continue;
             }
@@ -234,21 +261,20 @@ impl Engine {
         for &ordinal in moved {
             let used = uses[ordinal as usize];
             if used.leased_until > self.now() {
-                self.find(&entries[ordinal as usize].key, Use { touched: false, ..used })?;
+                match self.find(&entries[ordinal as usize].key, Use { touched: false, ..used }) {
+                    Ok(_) | Err(StoreError::Indexing) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())
     }
 
-    /// Drops a segment unless it was used since `unchanged` was true.
-    fn drop_segment(
-        &self,
-        segment: &Segment,
-        unchanged: impl FnOnce(&super::segment::State) -> bool,
-    ) -> Result<bool, StoreError> {
+    /// Drops a segment unless more was promised there than `promises` counts.
+    fn drop_segment(&self, segment: &Segment, promises: u64) -> Result<bool, StoreError> {
         {
             let mut state = segment.state();
-            if !unchanged(&state) {
+            if state.promises != promises {
                 return Ok(false);
             }
             state.dead = true;
@@ -266,7 +292,14 @@ impl Engine {
     }
 }
 
+/// The use of each record of a segment, and how many promises were counted then.
+fn uses(segment: &Segment, entries: &[Entry]) -> (Vec<Use>, u64) {
+    let state = segment.state();
+    ((0..).zip(entries).map(|(ordinal, _)| state.use_of(ordinal)).collect(), state.promises)
+}
+
 /// Where a segment's record is.
 pub(super) fn location(segment: &Segment, ordinal: u32, entry: &Entry) -> Location {
-    Location { segment: segment.id, ordinal, offset: entry.offset, payload_len: entry.payload_len }
+    let (offset, payload_len, deleted) = (entry.offset, entry.payload_len, entry.kind == Kind::Deleted);
+    Location { segment: segment.id, ordinal, offset, payload_len, deleted }
 }

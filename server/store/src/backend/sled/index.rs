@@ -4,114 +4,23 @@
 //! were started while it was the newest; segments are dropped oldest first, so the oldest generation ends up
 //! naming only segments that are gone, and its folder is deleted. Nothing is ever removed from a database.
 //! An entry that names a dropped segment means "absent"; finding that out is the caller's part.
+//!
+//! After a crash, or when a database was lost, records may be missing from the index until the segments were
+//! looked into, newest first. Meanwhile the index tells "not there" from "not known yet".
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
 
+use super::generation::{Checkpoint, Generation, Location};
+use super::record::is_record_key;
 use crate::StoreError;
 
-/// How often sled writes its log to the disk, in milliseconds.
-const SLED_FLUSH_MS: u64 = 200;
-
-/// Memory that one generation may use for its page cache.
-const SLED_CACHE_BYTES: u64 = 16 << 20;
-
-/// What an entry is counted as on disk until the database's folder is measured again.
-const ENTRY_BYTES_CHARGED: u64 = 512;
-
-/// Entries after which a generation's folder is measured again.
-const ENTRIES_BETWEEN_MEASUREMENTS: u64 = 2048;
-
-/// What the newest database may grow by between two measurements beyond its entries: sled writes in pieces
-/// of 512 KiB.
-const NEWEST_SLACK_BYTES: u64 = 1 << 20;
-
-/// Key of the position up to which segments are indexed. Shorter than every other key.
-const CHECKPOINT_KEY: &[u8] = b"c";
-
-/// Where a record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Location {
-    pub(super) segment: u64,
-    /// Which record of the segment it is.
-    pub(super) ordinal: u32,
-    pub(super) offset: u64,
-    pub(super) payload_len: u64,
-}
-
-impl Location {
-    fn encode(&self) -> [u8; 28] {
-        let mut bytes = [0; 28];
-        bytes[..8].copy_from_slice(&self.segment.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.ordinal.to_le_bytes());
-        bytes[12..20].copy_from_slice(&self.offset.to_le_bytes());
-        bytes[20..].copy_from_slice(&self.payload_len.to_le_bytes());
-        bytes
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; 28] = bytes.try_into().ok()?;
-        Some(Self {
-            segment: u64::from_le_bytes(bytes[..8].try_into().ok()?),
-            ordinal: u32::from_le_bytes(bytes[8..12].try_into().ok()?),
-            offset: u64::from_le_bytes(bytes[12..20].try_into().ok()?),
-            payload_len: u64::from_le_bytes(bytes[20..].try_into().ok()?),
-        })
-    }
-}
-
-/// Up to where segments are indexed: nothing before the open segment needs to be looked at again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Checkpoint {
-    /// The oldest segment that may have records the index does not know.
-    pub(super) segment: u64,
-    /// The number of the next segment.
-    pub(super) next: u64,
-}
-
-struct Generation {
-    /// The first segment whose entries are here.
-    first: u64,
-    folder: PathBuf,
-    database: sled::Db,
-    measured: AtomicU64,
-    unmeasured_entries: AtomicU64,
-}
-
-impl Generation {
-    fn open(parent: &Path, first: u64) -> Result<Self, StoreError> {
-        let folder = parent.join(format!("{first:016x}"));
-        let database = sled::Config::new()
-            .path(&folder)
-            .flush_every_ms(Some(SLED_FLUSH_MS))
-            .cache_capacity(SLED_CACHE_BYTES)
-            .open()?;
-        let generation = Self {
-            first,
-            folder,
-            database,
-            measured: AtomicU64::new(0),
-            unmeasured_entries: AtomicU64::new(0),
-        };
-        generation.measure();
-        Ok(generation)
-    }
-
-    fn measure(&self) {
-        self.unmeasured_entries.store(0, Ordering::Relaxed);
-        self.measured.store(allocated_below(&self.folder), Ordering::Relaxed);
-    }
-
-    fn bytes(&self) -> u64 {
-        let entries = self.unmeasured_entries.load(Ordering::Relaxed);
-        self.measured.load(Ordering::Relaxed) + entries * ENTRY_BYTES_CHARGED
-    }
-}
+/// What the databases may grow by between two measurements beyond what entries are counted as: sled writes
+/// in pieces of 512 KiB, and was seen to take two of them at once.
+const SLACK_BYTES: u64 = 2 << 20;
 
 /// The generations, newest first.
 type Generations = Arc<Vec<Arc<Generation>>>;
@@ -120,41 +29,61 @@ type Generations = Arc<Vec<Arc<Generation>>>;
 pub(super) struct Index {
     folder: PathBuf,
     generations: RwLock<Generations>,
-    /// Held while the list changes, so that a start and a drop do not undo each other.
+    /// Held while the list changes, so that two changes do not undo each other.
     changing: Mutex<()>,
+    /// The highest number of a segment whose records may be missing; 0 when none are.
+    unindexed: AtomicU64,
 }
 
 impl Index {
-    /// Opens what is in `folder`. A database that cannot be read is removed together with all others: the
-    /// index is then empty, and without a checkpoint.
-    pub(super) fn open(folder: PathBuf) -> Result<Self, StoreError> {
-        fs::create_dir_all(&folder).map_err(StoreError::io("create index folder"))?;
-        let generations = match Self::open_all(&folder) {
-            Err(StoreError::Database(
-                error @ (sled::Error::Corruption { .. } | sled::Error::Unsupported(_)),
-            )) => {
-                tracing::warn!(%error, "the index is damaged and is built again");
-                fs::remove_dir_all(&folder).map_err(StoreError::io("remove damaged index"))?;
-                fs::create_dir_all(&folder).map_err(StoreError::io("create index folder"))?;
-                Vec::new()
-            }
-            other => other?,
-        };
-        Ok(Self { folder, generations: RwLock::new(Arc::new(generations)), changing: Mutex::default() })
+    /// An index that knows nothing yet: [`load`](Self::load) opens what is in the folder.
+    pub(super) fn new(folder: PathBuf) -> Self {
+        let (generations, changing) = (RwLock::default(), Mutex::default());
+        Self { folder, generations, changing, unindexed: AtomicU64::new(u64::MAX) }
     }
 
-    fn open_all(folder: &Path) -> Result<Vec<Arc<Generation>>, StoreError> {
+    /// Opens the databases. One that cannot be read is removed: its segments count as not indexed.
+    pub(super) fn load(&self) -> Result<(), StoreError> {
+        let list = StoreError::io("list index folder");
         let mut found = BTreeMap::new();
-        for entry in fs::read_dir(folder).map_err(StoreError::io("list index folder"))? {
-            let name = entry.map_err(StoreError::io("list index folder"))?.file_name();
-            if let Some(first) = name.to_str().and_then(|name| u64::from_str_radix(name, 16).ok()) {
-                found.insert(first, Arc::new(Generation::open(folder, first)?));
+        for entry in fs::read_dir(&self.folder).map_err(&list)? {
+            let entry = entry.map_err(&list)?;
+            let place = entry.file_name().to_str().and_then(Generation::parse_name);
+            // What is no database of ours, or was replaced by another, goes.
+            let stale = match place {
+                Some((first, serial)) => {
+                    found.insert(first, serial.max(found.get(&first).copied().unwrap_or(0)));
+                    None
+                }
+                None => Some(entry.path()),
+            };
+            if let Some(path) = stale {
+                tracing::warn!(path = %path.display(), "removed from the index folder: not a part of the index");
+                fs::remove_dir_all(path).map_err(StoreError::io("tidy index folder"))?;
             }
         }
-        Ok(found.into_values().rev().collect())
+        let mut generations = Vec::new();
+        for (first, serial) in found {
+            for old in 0..serial {
+                // Missing unless the process was killed while it replaced a database.
+                let _ = fs::remove_dir_all(Generation::folder(&self.folder, first, old));
+            }
+            match Generation::open(&self.folder, first, serial) {
+                Ok(generation) => generations.insert(0, Arc::new(generation)),
+                Err(StoreError::Database(error)) if is_damage(&error) => {
+                    tracing::warn!(%error, first, "a part of the index cannot be read and is built again");
+                    fs::remove_dir_all(Generation::folder(&self.folder, first, serial))
+                        .map_err(StoreError::io("remove damaged index"))?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.replace(generations);
+        Ok(())
     }
 
-    fn generations(&self) -> Generations {
+    /// The generations, newest first.
+    pub(super) fn generations(&self) -> Generations {
         Arc::clone(&self.generations.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -166,97 +95,109 @@ impl Index {
         *self.generations.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(generations);
     }
 
-    /// The newest record of a key; `None` when there is none or when it was forgotten.
+    /// The highest number of a segment whose records may be missing; 0 when none are.
+    pub(super) fn unindexed(&self) -> u64 {
+        self.unindexed.load(Ordering::Acquire)
+    }
+
+    /// Says that only segments up to this number may have records that are missing here.
+    pub(super) fn set_unindexed(&self, segment: u64) {
+        self.unindexed.store(segment, Ordering::Release);
+    }
+
+    /// The newest record of a key. Fails with Indexing when it cannot be known yet.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Location>, StoreError> {
+        // Read first: what is entered after that can only make the answer more certain.
+        let unindexed = self.unindexed();
+        // A database that failed will be built again.
+        let known = self.known(key).map_err(|_| StoreError::Indexing)?;
+        match known {
+            Some(location) if location.segment > unindexed => Ok(Some(location)),
+            // Any whole copy of a blob is as good as the newest.
+            Some(location) if !location.deleted && !is_record_key(key) => Ok(Some(location)),
+            known if unindexed == 0 => Ok(known),
+            _ => Err(StoreError::Indexing),
+        }
+    }
+
+    /// The newest record of a key among those entered so far.
+    pub(super) fn known(&self, key: &[u8]) -> Result<Option<Location>, StoreError> {
         for generation in self.generations().iter() {
-            if let Some(value) = generation.database.get(key)? {
-                return Ok(Location::decode(&value));
+            if let Some(location) = generation.get(key)? {
+                return Ok(Some(location));
             }
         }
         Ok(None)
     }
 
-    /// Enters records (`None` forgets a key) and the position up to which all are entered, at once.
-    pub(super) fn apply<'a>(
-        &self,
-        entries: impl IntoIterator<Item = (&'a [u8], Option<Location>)>,
-        checkpoint: Checkpoint,
-    ) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
-        let mut count = 1;
-        for (key, location) in entries {
-            match location {
-                Some(location) => batch.insert(key, &location.encode()),
-                None => batch.insert(key, &[]),
-            }
-            count += 1;
-        }
-        let position = [checkpoint.segment.to_le_bytes(), checkpoint.next.to_le_bytes()].concat();
-        batch.insert(CHECKPOINT_KEY, position);
+    /// Enters a record that was just written to the end of the store.
+    pub(super) fn insert(&self, key: &[u8], location: &Location) -> Result<(), StoreError> {
+        self.newest().insert(key, location)
+    }
+
+    /// Notes a segment's number before its first record is entered.
+    pub(super) fn note_segment(&self, id: u64) -> Result<(), StoreError> {
+        self.newest().note_next_segment(id + 1)
+    }
+
+    fn newest(&self) -> Arc<Generation> {
         let generations = self.generations();
-        let newest = generations.first().expect("a generation is started before the first record");
-        newest.database.apply_batch(batch)?;
-        let unmeasured = newest.unmeasured_entries.fetch_add(count, Ordering::Relaxed) + count;
-        if unmeasured >= ENTRIES_BETWEEN_MEASUREMENTS {
-            newest.measure();
+        Arc::clone(generations.first().expect("a generation is started before the first record"))
+    }
+
+    /// The generation that a segment's records belong to.
+    pub(super) fn generation_of(&self, segment: u64) -> Option<Arc<Generation>> {
+        self.generations().iter().find(|g| g.first <= segment).cloned()
+    }
+
+    /// Starts a generation for segments from `first` on, up to where the next one starts.
+    pub(super) fn start_generation(&self, first: u64) -> Result<(), StoreError> {
+        let _changing = self.changing();
+        let mut generations = self.generations().to_vec();
+        let place = generations.partition_point(|g| g.first > first);
+        if generations.get(place).is_none_or(|g| g.first != first) {
+            generations.insert(place, Arc::new(Generation::open(&self.folder, first, 0)?));
+            self.replace(generations);
         }
         Ok(())
     }
 
-    /// The newest position recorded; `None` when the index is new or lost.
-    pub(super) fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
-        for generation in self.generations().iter() {
-            let Some(value) = generation.database.get(CHECKPOINT_KEY)? else { continue };
-            let number =
-                |at: usize| value.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
-            if let (Some(segment), Some(next)) = (number(0), number(8)) {
-                return Ok(Some(Checkpoint { segment, next }));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Starts a generation for segments from `first` on. What the one before holds is on the disk first, so
-    /// that the newest checkpoint never claims what an older database lost.
-    pub(super) fn start_generation(&self, first: u64) -> Result<(), StoreError> {
+    /// Puts an empty database in the place of one that failed.
+    pub(super) fn replace_failed(&self, failed: &Arc<Generation>) -> Result<(), StoreError> {
         let _changing = self.changing();
         let mut generations = self.generations().to_vec();
-        if let Some(newest) = generations.first() {
-            newest.database.flush()?;
-            newest.measure();
-            if newest.first == first {
-                return Ok(());
-            }
+        if let Some(place) = generations.iter().position(|g| Arc::ptr_eq(g, failed)) {
+            generations[place] = Arc::new(failed.replacement()?);
+            self.replace(generations);
+            failed.doom();
         }
-        generations.insert(0, Arc::new(Generation::open(&self.folder, first)?));
-        self.replace(generations);
         Ok(())
     }
 
     /// Deletes the generations that hold only segments before `segment`.
-    pub(super) fn drop_before(&self, segment: u64) -> Result<(), StoreError> {
-        let changing = self.changing();
+    pub(super) fn drop_before(&self, segment: u64) {
+        let _changing = self.changing();
         let generations = self.generations();
         // A generation ends where the next one starts; the newest has no end.
         let kept = 1 + generations.windows(2).take_while(|pair| pair[0].first > segment).count();
-        if kept >= generations.len() {
-            return Ok(());
+        if kept < generations.len() {
+            self.replace(generations[..kept].to_vec());
+            generations[kept..].iter().for_each(|generation| generation.doom());
         }
-        let mut keep = generations.to_vec();
-        let dropped = keep.split_off(kept);
-        drop(generations);
-        self.replace(keep);
-        drop(changing);
-        for mut generation in dropped {
-            // Lookups hold a generation for microseconds.
-            while Arc::get_mut(&mut generation).is_none() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            let folder = generation.folder.clone();
-            drop(generation);
-            fs::remove_dir_all(folder).map_err(StoreError::io("remove old index"))?;
+    }
+
+    /// Notes what is covered: the position in the newest generation, and its end in each older one.
+    pub(super) fn set_checkpoint(&self, position: &Checkpoint) -> Result<(), StoreError> {
+        let generations = self.generations();
+        // The open segment may have been closed, and a generation started, since the position was taken.
+        let covered = position.next.min(position.open);
+        for pair in generations.windows(2).filter(|pair| pair[0].first <= covered) {
+            pair[1].close(pair[0].first)?;
         }
-        Ok(())
+        match generations.first() {
+            Some(newest) if newest.first <= covered => newest.set_checkpoint(position),
+            _ => Ok(()),
+        }
     }
 
     /// Whether any generation has been started.
@@ -264,9 +205,9 @@ impl Index {
         self.generations().is_empty()
     }
 
-    /// What all generations take on disk.
+    /// What all generations take on disk, at the most.
     pub(super) fn bytes(&self) -> u64 {
-        NEWEST_SLACK_BYTES + self.generations().iter().map(|g| g.bytes()).sum::<u64>()
+        SLACK_BYTES + self.generations().iter().map(|g| g.bytes()).sum::<u64>()
     }
 
     /// What the newest generation takes on disk.
@@ -283,23 +224,16 @@ impl Index {
 
     /// Writes everything to the disk.
     pub(super) fn flush(&self) -> Result<(), StoreError> {
-        if let Some(newest) = self.generations().first() {
-            newest.database.flush()?;
-        }
-        Ok(())
+        self.generations().iter().try_for_each(|generation| generation.flush())
     }
 }
 
-/// Bytes allocated on disk for everything below a folder. What vanishes meanwhile counts as nothing.
-pub(super) fn allocated_below(folder: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(folder) else { return 0 };
-    let mut bytes = 0;
-    for entry in entries.flatten() {
-        let Ok(metadata) = entry.metadata() else { continue };
-        bytes += metadata.blocks() * 512;
-        if metadata.is_dir() {
-            bytes += allocated_below(&entry.path());
+/// Whether an error says that a database's files are not what sled wrote.
+fn is_damage(error: &sled::Error) -> bool {
+    match error {
+        sled::Error::Io(error) => {
+            matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData)
         }
+        _ => true,
     }
-    bytes
 }

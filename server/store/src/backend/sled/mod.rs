@@ -5,7 +5,7 @@
 //! ```text
 //! segments/000000000000002a.shared   records of many blobs and values, up to a 32nd of the capacity (64 MiB)
 //! segments/000000000000002b.large    one blob of more than 256 KiB (a 128th of a small store's capacity)
-//! index/0000000000000001/            sled: where the records of segments from number 1 on are
+//! index/0000000000000001-0/          sled: where the records of segments from number 1 on are
 //! incoming/                          large uploads that are not verified yet; emptied when the store opens
 //! lock                               held while the store is open
 //! ```
@@ -17,51 +17,71 @@
 //!   dropped whole, after what is in use there was copied forward. A store full of what is leased or pinned
 //!   refuses uploads with NoSpace.
 //! - **Crash-safe.** A killed process loses nothing that was acknowledged; a torn record is never served;
-//!   an index that is lost is built again from the segments when the store opens.
+//!   an index that is lost is built again from the segments. Opening looks at names only; while the index is
+//!   brought up to date in the background, look-ups whose answer is not known yet wait.
 //!
 //! Values of record tables lie in segments as well: they are evicted like blobs, and survive the index.
 
 mod append;
+mod catch_up;
+mod check;
+mod durable;
 mod engine;
 mod evict;
+mod generation;
+mod incoming;
 mod index;
+mod keeper;
+mod large;
+mod opening;
 mod options;
 mod record;
-mod recover;
 mod segment;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fs::File;
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use wardian_proto::Digest;
 
-use self::append::{Incoming, Item, charge_of};
+use self::append::{Item, charge_of};
+pub use self::check::CheckReport;
 use self::engine::Engine;
-pub use self::options::{CAPACITY_BYTES_MIN, SledOptions};
-use self::record::{RECORD_HEADER_BYTES, blob_key, record_key};
-pub use self::recover::CheckReport;
-use self::segment::{Use, read_piece};
+use self::keeper::Keeper;
+use self::large::{Turns, copy_large};
+pub use self::options::{CAPACITY_BYTES_MIN, SledOptions, SledTuning};
+use self::record::{blob_key, record_key};
+use self::segment::Use;
 use crate::blob_store::{blocking, distinct_non_empty};
-use crate::{
-    BlobStore, BlobStream, ByteRange, READ_CHUNK_BYTES, RecordStore, Step, StoreError, Table, Upload,
-    Verified,
-};
+use crate::{BlobStore, BlobStream, ByteRange, RecordStore, StoreError, Table, Upload, Verified};
 
-/// Bytes of a large upload that are gathered before they are written.
-const WRITE_BYTES: usize = 1 << 20;
+/// How long a call waits at the most for the index to be brought up to date; then it fails with Indexing.
+const INDEXING_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// How long it waits before it looks again: first, and at the most.
+const INDEXING_LOOK_MIN: Duration = Duration::from_millis(2);
+const INDEXING_LOOK_MAX: Duration = Duration::from_millis(500);
+
+/// Keys that are looked up, and bytes that are read, without leaving the caller's thread: the index and small
+/// records are nearly always in memory, and two thread switches cost more than looking there.
+const KEYS_AT_ONCE_MAX: usize = 256;
+const BYTES_AT_ONCE_MAX: u64 = 1 << 20;
 
 /// A store in one folder.
 #[derive(Clone)]
 pub struct SledStore {
     engine: Arc<Engine>,
+    turns: Arc<Turns>,
+    _keeper: Arc<Keeper>,
 }
 
 /// The state of a store in numbers.
@@ -83,6 +103,10 @@ pub struct SledStats {
     pub uploads_refused: u64,
     /// Records found damaged, and absent since.
     pub records_damaged: u64,
+    /// How often everything written was flushed to the disk.
+    pub flushes: u64,
+    /// Bytes of segments that must be looked into before every question has an answer.
+    pub unindexed_bytes: u64,
 }
 
 /// Keeps blobs from being evicted until it is dropped.
@@ -100,24 +124,60 @@ impl Drop for Pin {
 impl SledStore {
     /// Opens the store in `folder`, making it when it is not there. Fails when another process has it open.
     ///
-    /// Blocks while the index is brought up to date: milliseconds, or seconds when it was lost.
+    /// Returns at once, however large the store is and whatever happened to it. Calls whose answer is not known
+    /// before the index was brought up to date wait for that, 20 seconds at the most; [`indexed`](Self::indexed)
+    /// tells when it is done.
     pub fn open(folder: &Path, options: SledOptions) -> Result<Self, StoreError> {
-        Ok(Self { engine: Arc::new(Engine::open(folder, options)?) })
+        Self::open_with(folder, options, None)
     }
 
-    /// Builds the index of a store anew from its segments, and opens it.
+    /// Opens a store with other thresholds than it would choose, to measure them.
+    pub fn open_tuned(folder: &Path, options: SledOptions, tuning: SledTuning) -> Result<Self, StoreError> {
+        Self::open_with(folder, options, Some(tuning))
+    }
+
+    fn open_with(
+        folder: &Path,
+        options: SledOptions,
+        tuning: Option<SledTuning>,
+    ) -> Result<Self, StoreError> {
+        let (engine, names) = Engine::open(folder, options, tuning)?;
+        let engine = Arc::new(engine);
+        let keeper = Arc::new(Keeper::start(Arc::clone(&engine), names)?);
+        Ok(Self { engine, turns: Arc::default(), _keeper: keeper })
+    }
+
+    /// Opens a store whose index is then built anew from its segments.
     pub fn rebuild(folder: &Path, options: SledOptions) -> Result<Self, StoreError> {
-        recover::remove_index(folder)?;
+        opening::remove_index(folder)?;
         Self::open(folder, options)
     }
 
-    /// Reads everything and says what is damaged. Takes as long as reading the disk does.
-    pub async fn check(&self) -> Result<CheckReport, StoreError> {
-        self.run(Engine::check).await
+    /// Waits until the index is up to date. `progress` is told the bytes of segments looked into, and to be.
+    pub async fn indexed(&self, mut progress: impl FnMut(u64, u64)) {
+        loop {
+            let now = *self.engine.progress();
+            progress(now.done_bytes, now.total_bytes);
+            if now.is_complete() {
+                return;
+            }
+            tokio::time::sleep(INDEXING_LOOK_MAX / 10).await;
+        }
+    }
+
+    /// Reads everything and says what is damaged. Takes as long as reading the disk does. `progress` is told
+    /// the bytes read and the bytes to read.
+    pub async fn check(
+        &self,
+        progress: impl Fn(u64, u64) + Send + 'static,
+    ) -> Result<CheckReport, StoreError> {
+        self.started().await?;
+        self.run(move |engine| Ok(engine.check(&progress))).await
     }
 
     /// Writes everything that was acknowledged to the disk.
     pub async fn flush(&self) -> Result<(), StoreError> {
+        self.started().await?;
         self.run(Engine::flush).await
     }
 
@@ -145,6 +205,8 @@ impl SledStore {
             bytes_moved: counters.bytes_moved.load(Ordering::Relaxed),
             uploads_refused: counters.uploads_refused.load(Ordering::Relaxed),
             records_damaged: counters.records_damaged.load(Ordering::Relaxed),
+            flushes: engine.durable.passes(),
+            unindexed_bytes: engine.progress().left_bytes(),
         }
     }
 
@@ -156,46 +218,43 @@ impl SledStore {
         blocking(move || work(&engine)).await
     }
 
-    fn is_large(&self, digest: &Digest) -> bool {
-        digest.size() > self.engine.sizes.shared_blob
+    /// Runs a look-up. Waits while the answer is not known because the index is brought up to date.
+    async fn look_up<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Engine) -> Result<T, StoreError> + Clone + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let deadline = Instant::now() + INDEXING_WAIT_MAX;
+        let mut pause = INDEXING_LOOK_MIN;
+        loop {
+            match self.run(work.clone()).await {
+                Err(StoreError::Indexing) if Instant::now() < deadline => tokio::time::sleep(pause).await,
+                outcome => return outcome,
+            }
+            pause = (pause * 2).min(INDEXING_LOOK_MAX);
+        }
     }
 
-    /// Streams an upload into a file of its own and publishes it.
-    async fn put_large(&self, mut upload: Upload) -> Result<(), StoreError> {
-        let digest = upload.digest();
-        let mut incoming = self
-            .run(move |engine| Ok(Incoming::create(engine, digest.size())?.for_key(&blob_key(&digest))))
-            .await?;
-        let mut pieces = Vec::new();
-        let mut gathered = 0;
-        let verified = loop {
-            match upload.next().await? {
-                Step::Data(piece) => {
-                    gathered += piece.len();
-                    pieces.push(piece);
-                }
-                Step::Done(verified) => break verified,
-            }
-            if gathered >= WRITE_BYTES {
-                let full = std::mem::take(&mut pieces);
-                gathered = 0;
-                incoming = blocking(move || incoming.write(&full).map(|()| incoming)).await?;
-            }
-        };
-        self.run(move |engine| {
-            incoming.write(&pieces)?;
-            engine.publish(incoming, &verified)
-        })
-        .await
+    /// Waits until records can be added.
+    async fn started(&self) -> Result<(), StoreError> {
+        match self.engine.is_started() {
+            Ok(()) => Ok(()),
+            Err(_) => self.look_up(Engine::is_started).await,
+        }
+    }
+
+    fn is_large(&self, digest: &Digest) -> bool {
+        digest.size() > self.engine.sizes.shared_blob
     }
 
     /// Stores verified small blobs with one append.
     async fn put_small(&self, blobs: Vec<(Verified, Bytes)>) -> Result<(), StoreError> {
         self.run(move |engine| {
             let mut items = Vec::with_capacity(blobs.len());
+            let mut seen = HashSet::with_capacity(blobs.len());
             for (verified, data) in blobs {
                 let digest = verified.digest();
-                if !digest.is_empty_blob() && engine.find(&blob_key(&digest), engine.leased())?.is_none() {
+                let new = !digest.is_empty_blob() && seen.insert(digest);
+                if new && !engine.is_stored(&blob_key(&digest))? {
                     items.push(Item::blob(&verified, data));
                 }
             }
@@ -206,47 +265,60 @@ impl SledStore {
 }
 
 fn store(engine: &Engine, items: Vec<Item>) -> Result<(), StoreError> {
-    if items.is_empty() {
-        return Ok(());
+    if !items.is_empty() {
+        let charge = engine.reserve(charge_of(&items, engine.sizes.segment))?;
+        engine.append(items, charge)?;
     }
-    let charge = engine.reserve(charge_of(&items, engine.sizes.segment))?;
-    engine.append(items, charge)
+    engine.acknowledge()
+}
+
+/// The outcome of an upload whose blob was stored when it began.
+fn stored_or_gone(stored: bool) -> Result<(), StoreError> {
+    if stored { Ok(()) } else { Err(StoreError::Indexing) }
 }
 
 fn get_blob(engine: &Engine, digest: &Digest) -> Result<Bytes, StoreError> {
     if digest.is_empty_blob() {
         return Ok(Bytes::new());
     }
-    engine.read(&blob_key(digest))?.map(Bytes::from).ok_or(StoreError::NotFound(*digest))
+    engine.read(&blob_key(digest))?.ok_or(StoreError::NotFound(*digest))
 }
 
-/// Opens a large blob's file at a position within the blob.
-fn open_large(engine: &Engine, digest: &Digest, offset: u64) -> Result<Arc<File>, StoreError> {
-    let key = blob_key(digest);
-    let (file, location) = engine.open_large(&key)?.ok_or(StoreError::NotFound(*digest))?;
-    let start = location.offset + RECORD_HEADER_BYTES + key.len() as u64 + offset;
-    (&*file).seek(SeekFrom::Start(start)).map_err(StoreError::io("seek in segment"))?;
-    Ok(file)
+/// Reads a small blob when that takes no waiting.
+fn get_blob_now(engine: &Engine, digest: &Digest) -> Option<Result<Bytes, StoreError>> {
+    if digest.is_empty_blob() {
+        return Some(Ok(Bytes::new()));
+    }
+    Some(engine.read_now(&blob_key(digest))?.ok_or(StoreError::NotFound(*digest)))
+}
+
+/// Promises the blobs that are stored, and returns the others.
+fn find_missing(engine: &Engine, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+    let mut missing = Vec::new();
+    let leased = engine.leased();
+    for digest in digests {
+        if engine.find(&blob_key(digest), leased)?.is_none() {
+            missing.push(*digest);
+        }
+    }
+    Ok(missing)
 }
 
 #[async_trait]
 impl BlobStore for SledStore {
     async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
-        let asked = distinct_non_empty(digests);
-        self.run(move |engine| {
-            let mut missing = Vec::new();
-            let leased = engine.leased();
-            for digest in asked {
-                if engine.find(&blob_key(&digest), leased)?.is_none() {
-                    missing.push(digest);
-                }
+        let asked: Arc<[Digest]> = distinct_non_empty(digests).into();
+        if asked.len() <= KEYS_AT_ONCE_MAX {
+            match find_missing(&self.engine, &asked) {
+                Err(StoreError::Indexing) => {}
+                found => return found,
             }
-            Ok(missing)
-        })
-        .await
+        }
+        self.look_up(move |engine| find_missing(engine, &asked)).await
     }
 
     async fn put(&self, upload: Upload) -> Result<(), StoreError> {
+        self.started().await?;
         if self.is_large(&upload.digest()) {
             return self.put_large(upload).await;
         }
@@ -255,6 +327,9 @@ impl BlobStore for SledStore {
     }
 
     async fn put_batch(&self, uploads: Vec<Upload>) -> Vec<Result<(), StoreError>> {
+        if let Err(error) = self.started().await {
+            return uploads.iter().map(|_| Err(again(&error))).collect();
+        }
         let mut outcomes = Vec::with_capacity(uploads.len());
         let (mut small, mut places) = (Vec::new(), Vec::new());
         for (place, upload) in uploads.into_iter().enumerate() {
@@ -283,35 +358,49 @@ impl BlobStore for SledStore {
         let (offset, length) = range.within(digest)?;
         let digest = *digest;
         if self.is_large(&digest) {
-            let file = self.run(move |engine| open_large(engine, &digest, offset)).await?;
-            return Ok(file_pieces(file, digest, length));
+            return self.read_large(&digest, offset, length).await;
         }
-        let data = self.run(move |engine| get_blob(engine, &digest)).await?;
+        let data = match get_blob_now(&self.engine, &digest) {
+            Some(read) => read?,
+            None => self.look_up(move |engine| get_blob(engine, &digest)).await?,
+        };
         let start = usize::try_from(offset).expect("shared blobs are small");
         let part = data.slice(start..start + usize::try_from(length).expect("shared blobs are small"));
         Ok(futures::stream::iter((!part.is_empty()).then_some(Ok(part))).boxed())
     }
 
     async fn get_batch(&self, digests: &[Digest]) -> Vec<Result<Bytes, StoreError>> {
-        let asked = digests.to_vec();
-        let read =
-            self.run(move |engine| Ok(asked.iter().map(|d| get_blob(engine, d)).collect::<Vec<_>>())).await;
+        let bytes: u64 = digests.iter().map(Digest::size).fold(0, u64::saturating_add);
+        if digests.len() <= KEYS_AT_ONCE_MAX && bytes <= BYTES_AT_ONCE_MAX {
+            let read: Option<Vec<_>> = digests.iter().map(|d| get_blob_now(&self.engine, d)).collect();
+            if let Some(read) = read {
+                return read;
+            }
+        }
+        let asked: Arc<[Digest]> = digests.into();
+        let read = self.look_up(move |engine| {
+            let read = asked.iter().map(|digest| match get_blob(engine, digest) {
+                Err(StoreError::Indexing) => Err(StoreError::Indexing),
+                outcome => Ok(outcome),
+            });
+            read.collect::<Result<Vec<_>, _>>()
+        });
+        let read = read.await;
         read.unwrap_or_else(|error| digests.iter().map(|_| Err(again(&error))).collect())
     }
 
-    async fn copy_to(&self, digest: &Digest, mut file: File) -> Result<(), StoreError> {
+    async fn copy_to(&self, digest: &Digest, file: File) -> Result<(), StoreError> {
         let digest = *digest;
         let large = self.is_large(&digest);
-        self.run(move |engine| {
-            let write = StoreError::io("write blob to file");
-            if !large {
-                return file.write_all(&get_blob(engine, &digest)?).map_err(write);
+        let file = Arc::new(file);
+        self.look_up(move |engine| {
+            let mut file = &*file;
+            match large {
+                true => copy_large(engine, &digest, file),
+                false => {
+                    file.write_all(&get_blob(engine, &digest)?).map_err(StoreError::io("write blob to file"))
+                }
             }
-            let mut from = open_large(engine, &digest, 0)?;
-            // On Linux this is copy_file_range: the kernel copies, or shares blocks where it can.
-            let copied =
-                std::io::copy(Arc::get_mut(&mut from).expect("newly opened"), &mut file).map_err(write)?;
-            if copied == digest.size() { Ok(()) } else { Err(too_short(&digest)) }
         })
         .await
     }
@@ -325,55 +414,38 @@ fn again(error: &StoreError) -> StoreError {
             StoreError::Io { operation, source: std::io::Error::new(source.kind(), source.to_string()) }
         }
         StoreError::Database(error) => StoreError::Database(error.clone()),
+        StoreError::Indexing => StoreError::Indexing,
         other => StoreError::Damaged(other.to_string()),
     }
-}
-
-fn too_short(digest: &Digest) -> StoreError {
-    StoreError::Damaged(format!("segment of blob {digest} is too short"))
-}
-
-/// Reads `length` bytes from the file's position, one piece for each poll.
-fn file_pieces(file: Arc<File>, digest: Digest, length: u64) -> BlobStream {
-    futures::stream::try_unfold((file, length), move |(file, left)| async move {
-        if left == 0 {
-            return Ok(None);
-        }
-        blocking(move || {
-            let size = READ_CHUNK_BYTES.min(usize::try_from(left).unwrap_or(READ_CHUNK_BYTES));
-            let piece = read_piece(&file, size).map_err(StoreError::io("read segment"))?;
-            if piece.len() < size {
-                return Err(too_short(&digest));
-            }
-            Ok(Some((Bytes::from(piece), (file, left - size as u64))))
-        })
-        .await
-    })
-    .boxed()
 }
 
 #[async_trait]
 impl RecordStore for SledStore {
     async fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let key = record_key(table, key)?;
-        self.run(move |engine| Ok(engine.read(&key)?.map(Bytes::from))).await
+        match self.engine.read_now(&key) {
+            Some(read) => Ok(read),
+            None => self.look_up(move |engine| engine.read(&key)).await,
+        }
     }
 
     async fn put(&self, table: Table, key: &[u8], value: Bytes) -> Result<(), StoreError> {
         let key = record_key(table, key)?;
-        if value.len() as u64 > self.engine.sizes.segment / 4 {
-            return Err(StoreError::NoSpace("the value is larger than the store's shared segments take"));
+        let (bytes, limit) = (value.len() as u64, self.engine.sizes.segment / 4);
+        if bytes > limit {
+            return Err(StoreError::RecordTooLarge { what: "value", bytes, limit });
         }
+        self.started().await?;
         self.run(move |engine| store(engine, vec![Item::value(key, Some(value))])).await
     }
 
     async fn delete(&self, table: Table, key: &[u8]) -> Result<(), StoreError> {
         let key = record_key(table, key)?;
-        self.run(move |engine| {
-            if engine.find(&key, Use::default())?.is_none() {
-                return Ok(());
-            }
-            store(engine, vec![Item::value(key, None)])
+        self.started().await?;
+        self.run(move |engine| match engine.find(&key, Use::default()) {
+            Ok(None) => engine.acknowledge(),
+            Ok(Some(_)) | Err(StoreError::Indexing) => store(engine, vec![Item::value(key, None)]),
+            Err(error) => Err(error),
         })
         .await
     }

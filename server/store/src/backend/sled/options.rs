@@ -17,7 +17,7 @@ const FREE_SPACE_PERCENT: u64 = 90;
 /// Largest shared segment.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
-/// Blobs above this size have a segment of their own; smaller ones are held in memory while they arrive.
+/// Largest blob in a shared segment.
 const SHARED_BLOB_BYTES_MAX: u64 = 256 << 10;
 
 /// Least room for the index: a few sled databases, each of which starts with about 1 MiB.
@@ -33,13 +33,30 @@ pub struct SledOptions {
     /// When nothing else can be dropped, new uploads are refused with NoSpace instead.
     pub lease: Duration,
     /// Whether uploads are on the disk, not only with the operating system, before they are acknowledged.
-    /// Without it a power cut may cost the last seconds' uploads; a killed process costs nothing.
+    /// Without it a power cut may cost the uploads of the last seconds; a killed process costs nothing.
     pub sync: bool,
 }
 
 impl Default for SledOptions {
     fn default() -> Self {
         Self { capacity_bytes: None, lease: Duration::from_secs(300), sync: false }
+    }
+}
+
+/// Thresholds that were chosen by measurement; others are for measuring them again.
+#[derive(Clone, Copy, Debug)]
+pub struct SledTuning {
+    /// A shared segment is closed at this size.
+    pub segment_bytes: u64,
+    /// Blobs above this size have a segment of their own; smaller ones are held in memory while they arrive.
+    pub shared_blob_bytes: u64,
+}
+
+impl SledTuning {
+    /// What a store of this capacity uses.
+    pub fn of(capacity_bytes: u64) -> Self {
+        let segment_bytes = (capacity_bytes / 32).min(SEGMENT_BYTES_MAX);
+        Self { segment_bytes, shared_blob_bytes: SHARED_BLOB_BYTES_MAX.min(segment_bytes / 4) }
     }
 }
 
@@ -63,17 +80,18 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    pub(super) fn of(capacity: u64) -> Result<Self, StoreError> {
+    pub(super) fn of(capacity: u64, tuning: Option<SledTuning>) -> Result<Self, StoreError> {
         if capacity < CAPACITY_BYTES_MIN {
             return Err(StoreError::NoSpace("capacity_bytes is below 32 MiB"));
         }
-        let segment = (capacity / 32).min(SEGMENT_BYTES_MAX);
+        let tuning = tuning.unwrap_or_else(|| SledTuning::of(capacity));
+        let segment = tuning.segment_bytes;
         let index = (capacity / 4).max(INDEX_BYTES_MIN);
         Ok(Self {
             capacity,
-            fill: capacity - 2 * segment,
+            fill: capacity.saturating_sub(2 * segment),
             segment,
-            shared_blob: SHARED_BLOB_BYTES_MAX.min(segment / 4),
+            shared_blob: tuning.shared_blob_bytes,
             index,
             generation_index: index / 6,
             generation_segments: capacity / 4,
@@ -83,13 +101,17 @@ impl Sizes {
 
 impl SledOptions {
     /// The capacity to use for `folder`, which holds `held` bytes already.
-    pub(super) fn capacity(&self, folder: &Path, held: u64) -> Result<u64, StoreError> {
+    pub(super) fn capacity(&self, folder: &Path, held: impl FnOnce() -> u64) -> Result<u64, StoreError> {
         if let Some(capacity) = self.capacity_bytes {
             return Ok(capacity);
         }
-        let disk = rustix::fs::statvfs(folder)
-            .map_err(|error| StoreError::io("ask for free disk space")(error.into()))?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        Ok(CAPACITY_BYTES_DEFAULT.min((free + held) / 100 * FREE_SPACE_PERCENT))
+        Ok(CAPACITY_BYTES_DEFAULT.min((free_bytes(folder)? + held()) / 100 * FREE_SPACE_PERCENT))
     }
+}
+
+/// Bytes that the disk of a folder has left for this process.
+pub(super) fn free_bytes(folder: &Path) -> Result<u64, StoreError> {
+    let disk = rustix::fs::statvfs(folder)
+        .map_err(|error| StoreError::io("ask for free disk space")(error.into()))?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }

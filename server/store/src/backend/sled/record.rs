@@ -1,5 +1,8 @@
 //! The format of a segment: header, records, and once sealed an index of the records at its end.
 //!
+//! A footer is written only after the records before it were flushed to the disk: a segment that has one is
+//! whole, one without must be read before it is trusted.
+//!
 //! ```text
 //! segment  = "WDSG" version:u32 0:u64   record*   [footer]
 //! record   = "WDRC" kind:u8 0:u8 key_len:u16 payload_len:u64 payload_crc:u32 header_crc:u32  key  payload
@@ -42,7 +45,7 @@ pub(super) enum Kind {
     Blob,
     /// A value of a record table.
     Value,
-    /// Says that a key of a record table holds nothing any more.
+    /// Says that a key holds nothing any more: a value was deleted, or a blob was found damaged.
     Deleted,
 }
 
@@ -86,6 +89,11 @@ impl Entry {
     }
 }
 
+/// Whether a key is that of a record table.
+pub(super) fn is_record_key(key: &[u8]) -> bool {
+    key.first() == Some(&RECORD_KEY)
+}
+
 /// Key of a blob: function, hash, size, so that a wrong size is another blob.
 pub(super) fn blob_key(digest: &Digest) -> Vec<u8> {
     let mut key = Vec::with_capacity(41);
@@ -107,7 +115,11 @@ pub(super) fn key_digest(key: &[u8]) -> Option<Digest> {
 pub(super) fn record_key(table: Table, key: &[u8]) -> Result<Vec<u8>, StoreError> {
     let whole = [&[RECORD_KEY], table.name().as_bytes(), &[0], key].concat();
     if whole.len() > KEY_BYTES_MAX {
-        return Err(StoreError::NoSpace("record keys have at most 4096 bytes"));
+        return Err(StoreError::RecordTooLarge {
+            what: "key",
+            bytes: whole.len() as u64,
+            limit: KEY_BYTES_MAX as u64,
+        });
     }
     Ok(whole)
 }
@@ -146,45 +158,81 @@ pub(super) struct Parsed {
     pub(super) payload_crc: u32,
 }
 
-/// Parses the header and the key of a record that starts at `offset`; `None` when they are torn.
+/// Parses the header and the key of a record that starts at `offset`; `None` when they are torn, or when the
+/// record would end beyond what a file can hold.
 pub(super) fn parse_record(bytes: &[u8], offset: u64) -> Option<Parsed> {
     let (header, rest) = bytes.split_at_checked(RECORD_HEADER_BYTES as usize)?;
     if header[..4] != RECORD_MAGIC {
         return None;
     }
     let key = rest.get(..usize::from(u16_at(header, 6)))?;
+    if key.len() > KEY_BYTES_MAX {
+        return None;
+    }
     let mut crc = crc32fast::Hasher::new();
     crc.update(&header[..20]);
     crc.update(key);
     if crc.finalize() != u32_at(header, 20) {
         return None;
     }
-    let entry = Entry {
-        kind: Kind::from_byte(header[4])?,
-        offset,
-        payload_len: u64_at(header, 8),
-        key: key.to_vec(),
-    };
+    let payload_len = u64_at(header, 8);
+    checked_end(offset, key, payload_len)?;
+    let entry = Entry { kind: Kind::from_byte(header[4])?, offset, payload_len, key: key.to_vec() };
     Some(Parsed { entry, payload_crc: u32_at(header, 16) })
 }
 
-/// The footer of a segment whose records end at `entries_at`.
-pub(super) fn footer(entries: &[Entry], entries_at: u64) -> Vec<u8> {
-    let mut footer = Vec::new();
-    for entry in entries {
-        footer.extend_from_slice(&[entry.kind.byte(), 0]);
-        footer.extend_from_slice(&u16::try_from(entry.key.len()).expect("keys are short").to_le_bytes());
-        footer.extend_from_slice(&entry.offset.to_le_bytes());
-        footer.extend_from_slice(&entry.payload_len.to_le_bytes());
-        footer.extend_from_slice(&entry.key);
+fn checked_end(offset: u64, key: &[u8], payload_len: u64) -> Option<u64> {
+    offset.checked_add(RECORD_HEADER_BYTES + key.len() as u64)?.checked_add(payload_len)
+}
+
+/// The footer of a segment while its records are being written.
+#[derive(Debug, Default)]
+pub(super) struct Footer {
+    entries: Vec<u8>,
+    count: u32,
+}
+
+impl Footer {
+    /// The footer of a segment with these records.
+    pub(super) fn of(entries: &[Entry]) -> Self {
+        let mut footer = Self::default();
+        for entry in entries {
+            footer.push(entry.kind, &entry.key, entry.offset, entry.payload_len);
+        }
+        footer
     }
-    let crc = crc32fast::hash(&footer);
-    footer.extend_from_slice(&entries_at.to_le_bytes());
-    footer.extend_from_slice(&u32::try_from(entries.len()).expect("segments are small").to_le_bytes());
-    footer.extend_from_slice(&crc.to_le_bytes());
-    footer.extend_from_slice(&FOOTER_MAGIC);
-    footer.extend_from_slice(&VERSION.to_le_bytes());
-    footer
+
+    /// Adds a record and returns which one of the segment it is.
+    pub(super) fn push(&mut self, kind: Kind, key: &[u8], offset: u64, payload_len: u64) -> u32 {
+        self.entries.extend_from_slice(&[kind.byte(), 0]);
+        self.entries.extend_from_slice(&u16::try_from(key.len()).expect("keys are short").to_le_bytes());
+        self.entries.extend_from_slice(&offset.to_le_bytes());
+        self.entries.extend_from_slice(&payload_len.to_le_bytes());
+        self.entries.extend_from_slice(key);
+        self.count += 1;
+        self.count - 1
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes on disk, the trailer included.
+    pub(super) fn len(&self) -> u64 {
+        self.entries.len() as u64 + TRAILER_BYTES
+    }
+
+    /// The bytes to write behind the records, which end at `entries_at`.
+    pub(super) fn finish(self, entries_at: u64) -> Vec<u8> {
+        let mut bytes = self.entries;
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&entries_at.to_le_bytes());
+        bytes.extend_from_slice(&self.count.to_le_bytes());
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes.extend_from_slice(&FOOTER_MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes
+    }
 }
 
 /// Bytes that a record adds to its segment, its footer entry included.
@@ -213,8 +261,7 @@ pub(super) fn parse_footer(bytes: &[u8]) -> Option<Vec<Entry>> {
         let (key, after) = after.split_at_checked(usize::from(u16_at(head, 2)))?;
         rest = after;
         let (offset, payload_len) = (u64_at(head, 4), u64_at(head, 12));
-        let end = offset.checked_add(payload_len)?.checked_add(RECORD_HEADER_BYTES + key.len() as u64)?;
-        if end > entries_at {
+        if key.len() > KEY_BYTES_MAX || checked_end(offset, key, payload_len)? > entries_at {
             return None;
         }
         entries.push(Entry { kind: Kind::from_byte(head[0])?, offset, payload_len, key: key.to_vec() });
@@ -247,13 +294,15 @@ mod tests {
         let header = record_header(Kind::Blob, &key, 1, 7);
         let parsed = parse_record(&header, 16).unwrap();
         assert_eq!((parsed.entry, parsed.payload_crc), (entry.clone(), 7));
-        let footer = footer(std::slice::from_ref(&entry), 1000);
+        let footer = Footer::of(std::slice::from_ref(&entry)).finish(1000);
         assert_eq!(parse_footer(&footer).unwrap(), [entry]);
         for bit in 0..header.len() * 8 {
             let mut torn = header.clone();
             torn[bit / 8] ^= 1 << (bit % 8);
             assert!(parse_record(&torn, 16).is_none(), "bit {bit}");
         }
+        let endless = record_header(Kind::Blob, &key, u64::MAX - 16, 7);
+        assert!(parse_record(&endless, 16).is_none());
         for cut in 0..footer.len() {
             assert!(parse_footer(&footer[..cut]).is_none());
             assert!(parse_record(&header[..cut.min(header.len() - 1)], 16).is_none());

@@ -4,17 +4,25 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::index::Location;
+use bytes::Bytes;
+
+use super::generation::Location;
 use super::record::{
-    self, Entry, KEY_BYTES_MAX, Parsed, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, TRAILER_BYTES,
+    self, Entry, Footer, KEY_BYTES_MAX, Parsed, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, TRAILER_BYTES,
 };
 use crate::StoreError;
 
 /// Size of the pieces in which segments are checked.
 const SCAN_BUFFER_BYTES: usize = 256 << 10;
+
+/// Charged for a segment's line in its folder.
+pub(super) const NAME_BYTES: u64 = 256;
+
+/// Records of one segment at the most: what the smallest take of the largest shared one.
+const RECORDS_MAX: usize = 1 << 21;
 
 /// What a segment holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +58,8 @@ impl Use {
 pub(super) struct State {
     /// Set when the segment is dropped: no record of it may be promised any more.
     pub(super) dead: bool,
+    /// Counts promises, so that eviction sees one that was made while it was looking elsewhere.
+    pub(super) promises: u64,
     /// The use of each record, packed; as long as the last record used.
     uses: Vec<u32>,
 }
@@ -60,11 +70,12 @@ impl State {
     }
 
     fn add(&mut self, ordinal: u32, used: Use) {
-        let at = ordinal as usize;
+        let at = (ordinal as usize).min(RECORDS_MAX);
         if self.uses.len() <= at {
             self.uses.resize(at + 1, 0);
         }
         self.uses[at] = used.merge(self.uses[at]);
+        self.promises += u64::from(used.leased_until > 0);
     }
 }
 
@@ -78,6 +89,10 @@ pub(super) struct Segment {
     file: Option<Arc<File>>,
     /// Where the last record ends.
     records_end: AtomicU64,
+    /// Where records begin that were not read since the process started, and may not have reached the disk.
+    trusted_end: AtomicU64,
+    /// Whether a large segment's bytes are known to have their checksum.
+    verified: AtomicBool,
     /// Bytes that are counted for it, at least what the disk has allocated.
     pub(super) charged: AtomicU64,
     state: Mutex<State>,
@@ -108,7 +123,11 @@ impl Segment {
         let path = Self::path(folder, id, Shape::Shared);
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(StoreError::io("create segment"))?;
-        file.write_all_at(&record::segment_header(), 0).map_err(StoreError::io("write segment header"))?;
+        if let Err(error) = file.write_all_at(&record::segment_header(), 0) {
+            // The next attempt has the same number.
+            let _ = fs::remove_file(&path);
+            return Err(StoreError::io("write segment header")(error));
+        }
         Ok(Self::new(id, Shape::Shared, path, Some(Arc::new(file)), SEGMENT_HEADER_BYTES))
     }
 
@@ -123,13 +142,22 @@ impl Segment {
             Shape::Large => None,
         };
         let segment = Self::new(id, shape, path, file, metadata.len());
-        segment.charged.store(metadata.blocks() * 512, Ordering::Relaxed);
+        segment.charged.store(metadata.blocks() * 512 + NAME_BYTES, Ordering::Relaxed);
         Ok(segment)
     }
 
     fn new(id: u64, shape: Shape, path: PathBuf, file: Option<Arc<File>>, records_end: u64) -> Self {
-        let records_end = AtomicU64::new(records_end);
-        Self { id, shape, path, file, records_end, charged: AtomicU64::new(0), state: Mutex::default() }
+        Self {
+            id,
+            shape,
+            path,
+            file,
+            records_end: AtomicU64::new(records_end),
+            trusted_end: AtomicU64::new(u64::MAX),
+            verified: AtomicBool::new(false),
+            charged: AtomicU64::new(0),
+            state: Mutex::default(),
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -153,6 +181,25 @@ impl Segment {
         self.records_end.store(end, Ordering::Release);
     }
 
+    /// Whether a record at this offset may be served: it was read since the start, or is known to be on disk.
+    pub(super) fn is_trusted(&self, offset: u64) -> bool {
+        offset < self.trusted_end.load(Ordering::Acquire)
+    }
+
+    /// Says from which offset on records must be read before they are served.
+    pub(super) fn trust_until(&self, offset: u64) {
+        self.trusted_end.store(offset, Ordering::Release);
+    }
+
+    /// Whether a large segment's bytes are known to have their checksum.
+    pub(super) fn is_verified(&self) -> bool {
+        self.verified.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_verified(&self) {
+        self.verified.store(true, Ordering::Relaxed);
+    }
+
     /// Whether a record's bytes lie within the segment.
     pub(super) fn covers(&self, key: &[u8], location: &Location) -> bool {
         let header = RECORD_HEADER_BYTES + key.len() as u64;
@@ -168,10 +215,10 @@ impl Segment {
         }
     }
 
-    /// Bytes that the disk has allocated for the file.
+    /// Bytes to charge for the file: what the disk has allocated for it, and its name.
     pub(super) fn allocated(&self) -> Result<u64, StoreError> {
         let file = self.file().map_err(StoreError::io("open segment"))?;
-        Ok(file.metadata().map_err(StoreError::io("look at segment"))?.blocks() * 512)
+        Ok(file.metadata().map_err(StoreError::io("look at segment"))?.blocks() * 512 + NAME_BYTES)
     }
 
     /// Reads the header and key of the record at `offset`.
@@ -189,25 +236,47 @@ impl Segment {
         Ok(None)
     }
 
-    /// Reads one record of a shared segment whole, or a large one's header; `None` when it is damaged.
-    pub(super) fn read_payload(
-        &self,
-        key: &[u8],
-        location: &Location,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
-        if !self.covers(key, location) {
-            return Ok(None);
-        }
-        let head = RECORD_HEADER_BYTES as usize + key.len();
-        let mut bytes = vec![0; head + usize::try_from(location.payload_len).expect("records are small")];
+    /// Reads one record of a shared segment whole; `None` when it is damaged.
+    pub(super) fn read_payload(&self, key: &[u8], location: &Location) -> Result<Option<Bytes>, StoreError> {
+        let Some(length) = self.record_length(key, location) else { return Ok(None) };
+        let mut record = Vec::with_capacity(length);
         let file = self.file().map_err(StoreError::io("open segment"))?;
-        file.read_exact_at(&mut bytes, location.offset).map_err(StoreError::io("read record"))?;
-        let Some(parsed) = record::parse_record(&bytes, location.offset) else { return Ok(None) };
-        let right = parsed.entry.key == key
-            && parsed.entry.payload_len == location.payload_len
-            && crc32fast::hash(&bytes[head..]) == parsed.payload_crc;
-        bytes.drain(..head);
-        Ok(right.then_some(bytes))
+        let read = StoreError::io("read record");
+        while record.len() < length {
+            let at = location.offset + record.len() as u64;
+            let got = rustix::io::pread(&*file, rustix::buffer::spare_capacity(&mut record), at);
+            if got.map_err(|error| read(error.into()))? == 0 {
+                return Ok(None);
+            }
+        }
+        record.truncate(length);
+        Ok(payload_of(record, key, location))
+    }
+
+    /// Reads a record as [`read_payload`](Self::read_payload) does when its bytes are in memory; `None` when
+    /// they are not, or are not right.
+    #[cfg(target_os = "linux")]
+    pub(super) fn read_payload_now(&self, key: &[u8], location: &Location) -> Option<Bytes> {
+        use rustix::io::ReadWriteFlags;
+
+        let mut record = vec![0; self.record_length(key, location)?];
+        let mut buffers = [std::io::IoSliceMut::new(&mut record)];
+        let file = self.file.as_ref()?;
+        let got = rustix::io::preadv2(file, &mut buffers, location.offset, ReadWriteFlags::NOWAIT).ok()?;
+        if got < record.len() {
+            return None;
+        }
+        payload_of(record, key, location)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn read_payload_now(&self, _key: &[u8], _location: &Location) -> Option<Bytes> {
+        None
+    }
+
+    fn record_length(&self, key: &[u8], location: &Location) -> Option<usize> {
+        let length = RECORD_HEADER_BYTES + key.len() as u64;
+        self.covers(key, location).then(|| usize::try_from(length + location.payload_len).ok())?
     }
 
     /// The records by the footer; `None` when there is no whole footer. Sets where the records end.
@@ -224,21 +293,11 @@ impl Segment {
         Ok(entries)
     }
 
-    /// Finds the end of the records by the footer's last bytes alone; false when there is no footer.
-    pub(super) fn find_footer(&self) -> Result<bool, StoreError> {
+    /// Reads every record up to the first one that is torn. Payloads are read from `unread` on.
+    pub(super) fn scan(&self, unread: u64) -> Result<Vec<Entry>, StoreError> {
         let file = self.file().map_err(StoreError::io("open segment"))?;
         let length = file.metadata().map_err(StoreError::io("look at segment"))?.len();
-        let entries_at = footer_start(&file, length)?;
-        if let Some(end) = entries_at {
-            self.set_records_end(end);
-        }
-        Ok(entries_at.is_some())
-    }
-
-    /// Reads every record up to the first one that is torn, checking headers and payloads.
-    pub(super) fn scan(&self) -> Result<Vec<Entry>, StoreError> {
-        let file = self.file().map_err(StoreError::io("open segment"))?;
-        let length = file.metadata().map_err(StoreError::io("look at segment"))?.len();
+        let length = length.min(self.records_end());
         let mut entries = Vec::new();
         let mut start =
             vec![0; usize::try_from(SEGMENT_HEADER_BYTES.min(length)).expect("a header is short")];
@@ -249,7 +308,9 @@ impl Segment {
         let mut offset = SEGMENT_HEADER_BYTES;
         while offset < length {
             let Some(parsed) = Self::read_header(&file, offset, length)? else { break };
-            if parsed.entry.end() > length || !payload_is_right(&file, &parsed)? {
+            let torn = parsed.entry.end() > length
+                || parsed.entry.offset >= unread && !payload_is_right(&file, &parsed)?;
+            if torn {
                 break;
             }
             offset = parsed.entry.end();
@@ -263,17 +324,27 @@ impl Segment {
         let file = self.file().map_err(StoreError::io("open segment"))?;
         let length = file.metadata().map_err(StoreError::io("look at segment"))?.len();
         let parsed = Self::read_header(&file, SEGMENT_HEADER_BYTES, length)?;
-        Ok(parsed.map(|p| p.entry).filter(|e| e.end() == length))
+        Ok(parsed.map(|p| p.entry).filter(|e| e.end() <= length))
     }
 
-    /// Writes the footer behind the records.
-    pub(super) fn seal(&self, entries: &[Entry]) -> Result<(), StoreError> {
-        let file = self.file().map_err(StoreError::io("open segment"))?;
+    /// Writes the footer behind the records, which must be on the disk.
+    pub(super) fn seal(&self, footer: Footer) -> Result<(), StoreError> {
+        let file = File::options().write(true).open(&self.path).map_err(StoreError::io("open segment"))?;
         let end = self.records_end();
-        let footer = record::footer(entries, end);
+        let footer = footer.finish(end);
         file.write_all_at(&footer, end).map_err(StoreError::io("write footer"))?;
         file.set_len(end + footer.len() as u64).map_err(StoreError::io("cut segment"))
     }
+}
+
+/// The payload of a record that was read whole; `None` when it is not the one meant, or damaged.
+fn payload_of(record: Vec<u8>, key: &[u8], location: &Location) -> Option<Bytes> {
+    let head = RECORD_HEADER_BYTES as usize + key.len();
+    let parsed = record::parse_record(&record, location.offset)?;
+    let right = parsed.entry.key == key
+        && parsed.entry.payload_len == location.payload_len
+        && crc32fast::hash(&record[head..]) == parsed.payload_crc;
+    right.then(|| Bytes::from(record).slice(head..))
 }
 
 fn footer_start(file: &File, length: u64) -> Result<Option<u64>, StoreError> {
@@ -296,6 +367,14 @@ pub(super) fn payload_is_right(file: &File, parsed: &Parsed) -> Result<bool, Sto
         at += size as u64;
     }
     Ok(crc.finalize() == parsed.payload_crc)
+}
+
+/// Whether a record is where it should be, and whole.
+pub(super) fn record_is_right(file: &File, entry: &Entry) -> Result<bool, StoreError> {
+    match Segment::read_header(file, entry.offset, entry.end())? {
+        Some(parsed) if parsed.entry == *entry => payload_is_right(file, &parsed),
+        _ => Ok(false),
+    }
 }
 
 /// Reads `size` bytes from where a file stands, without clearing the memory first.

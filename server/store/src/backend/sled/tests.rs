@@ -7,8 +7,13 @@ use std::time::Duration;
 
 use wardian_proto::DigestFunction;
 
-use super::index::allocated_below;
+use super::generation::allocated_below;
 use super::*;
+
+mod catch_up;
+mod disk_full;
+mod durable;
+mod model;
 
 const CAPACITY: u64 = CAPACITY_BYTES_MIN;
 
@@ -90,7 +95,7 @@ async fn a_killed_store_keeps_what_it_acknowledged() {
     let value = RecordStore::get(&store, Table::ActionCache, b"k").await.unwrap();
     assert_eq!(value.as_deref(), Some(&b"v"[..]));
     assert_eq!(fs::read_dir(copy.path().join("incoming")).unwrap().count(), 0);
-    assert_eq!(store.check().await.unwrap().damage, Vec::<String>::new());
+    assert_eq!(store.check(|_, _| {}).await.unwrap().damage, Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -109,12 +114,14 @@ async fn a_lost_index_and_a_lost_footer_are_built_again() {
 
 #[tokio::test]
 async fn a_torn_tail_is_missing_and_the_rest_is_served() {
-    let folder = tempfile::tempdir().unwrap();
-    let digests = fill(&open(folder.path()), &[900, 800, 700]).await;
-    let path = segment(folder.path(), "shared");
+    let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(folder.path());
+    let digests = fill(&store, &[900, 800, 700]).await;
+    killed_copy(folder.path(), copy.path());
+    let path = segment(copy.path(), "shared");
     let length = fs::metadata(&path).unwrap().len();
     fs::File::options().write(true).open(&path).unwrap().set_len(length - 10).unwrap();
-    let store = open(folder.path());
+    let store = open(copy.path());
     assert_eq!(store.find_missing(&digests).await.unwrap(), digests[2..]);
     all_read(&store, &digests[..2]).await;
     let again = put(&store, 2, 700).await;
@@ -131,7 +138,7 @@ async fn a_damaged_record_is_found_by_a_check_and_missing_once_it_was_read() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&path, bytes).unwrap();
-    assert_eq!(store.check().await.unwrap().damage.len(), 1);
+    assert_eq!(store.check(|_, _| {}).await.unwrap().damage.len(), 1);
     let read = BlobStore::get(&store, &digest, u64::MAX).await;
     assert!(matches!(read, Err(StoreError::NotFound(_))));
     assert_eq!(store.find_missing(&[digest]).await.unwrap(), [digest]);
@@ -189,6 +196,74 @@ async fn tiny_blobs_do_not_let_the_index_grow() {
         assert!(store.put_batch(uploads).await.iter().all(Result::is_ok));
         let bytes = allocated_below(folder.path());
         assert!(bytes <= CAPACITY, "{bytes} in round {round}: {:?}", store.stats());
+    }
+}
+
+/// An announced size is charged as its bytes come, so that announcing alone evicts nothing.
+#[tokio::test]
+async fn an_upload_that_never_comes_evicts_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let digests = fill(&store, &[200_000; 10]).await;
+    let (digest, data) = blob(1 << 50, 17 << 20);
+    let pieces = vec![Ok(data.slice(..1 << 20)), Err(StoreError::Source(tonic::Status::cancelled("gone")))];
+    let upload = Upload::stream(digest, futures::stream::iter(pieces));
+    assert!(matches!(BlobStore::put(&store, upload).await, Err(StoreError::Source(_))));
+    assert_eq!(store.stats().segments_dropped, 0);
+    all_read(&store, &digests).await;
+    let too_large = Digest::from_parts(digest.function(), digest.hash(), CAPACITY).unwrap();
+    let endless = futures::stream::repeat_with(move || Ok(data.clone()));
+    let refused = BlobStore::put(&store, Upload::stream(too_large, endless)).await;
+    assert!(matches!(refused, Err(StoreError::NoSpace(_))));
+    all_read(&store, &digests).await;
+}
+
+#[tokio::test]
+async fn values_that_are_too_large_are_the_callers_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let value = Bytes::from(vec![0; CAPACITY as usize / 128 + 1]);
+    let refused = RecordStore::put(&store, Table::ActionCache, b"k", value).await.unwrap_err();
+    assert_eq!(tonic::Status::from(refused).code(), tonic::Code::InvalidArgument);
+    let key = vec![7; 5000];
+    let refused = RecordStore::put(&store, Table::ActionCache, &key, Bytes::new()).await.unwrap_err();
+    assert_eq!(tonic::Status::from(refused).code(), tonic::Code::InvalidArgument);
+}
+
+/// Two uploads of one large blob at once: the second waits, and writes when the first fails.
+#[tokio::test]
+async fn uploads_of_one_large_blob_share_a_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for (seed, first_succeeds) in [(1, false), (2, true)] {
+        let (digest, data) = blob(seed, 600_000);
+        let (sender, pieces) = tokio::sync::mpsc::channel(1);
+        sender.send(Ok(data.slice(..300_000))).await.unwrap();
+        let pieces = tokio_stream::wrappers::ReceiverStream::new(pieces);
+        let (one, other) = (store.clone(), store.clone());
+        let first = tokio::spawn(async move { BlobStore::put(&one, Upload::stream(digest, pieces)).await });
+        let incoming = folder.path().join("incoming");
+        while fs::read_dir(&incoming).unwrap().count() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let bytes = data.clone();
+        let second = tokio::spawn(async move { BlobStore::put(&other, Upload::bytes(digest, bytes)).await });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(fs::read_dir(&incoming).unwrap().count(), 1);
+        let last = match first_succeeds {
+            true => Ok(data.slice(300_000..)),
+            false => Err(StoreError::Source(tonic::Status::cancelled("gone"))),
+        };
+        sender.send(last).await.unwrap();
+        drop(sender);
+        assert_eq!(first.await.unwrap().is_ok(), first_succeeds);
+        second.await.unwrap().unwrap();
+        all_read(&store, &[digest]).await;
+        assert_eq!(store.stats().segments, seed);
+        let wrong = BlobStore::put(&store, Upload::bytes(digest, data.slice(1..))).await;
+        assert!(matches!(wrong, Err(StoreError::Mismatch { .. })));
     }
 }
 

@@ -1,0 +1,207 @@
+//! Starting with an index that is behind, partly lost, or lost.
+
+use std::os::unix::fs::FileExt as _;
+
+use super::*;
+
+async fn put_value(store: &SledStore, key: &[u8], value: &'static [u8]) {
+    RecordStore::put(store, Table::ActionCache, key, Bytes::from_static(value)).await.unwrap();
+}
+
+async fn value(store: &SledStore, key: &[u8]) -> Option<Bytes> {
+    RecordStore::get(store, Table::ActionCache, key).await.unwrap()
+}
+
+/// Folders of the index, oldest first.
+fn generations(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(folder.join("index")).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+/// A store with several generations of the index, and the blobs in it.
+async fn several_generations(folder: &Path) -> Vec<Digest> {
+    let store = open(folder);
+    let digests = fill(&store, &[100_000; 180]).await;
+    let missing = store.find_missing(&digests).await.unwrap();
+    drop(store);
+    assert!(generations(folder).len() > 1);
+    digests.into_iter().filter(|digest| !missing.contains(digest)).collect()
+}
+
+#[tokio::test]
+async fn each_lost_part_of_the_index_is_built_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let digests = several_generations(folder.path()).await;
+    for lost in 0..generations(folder.path()).len() {
+        fs::remove_dir_all(&generations(folder.path())[lost]).unwrap();
+        let store = open(folder.path());
+        all_read(&store, &digests).await;
+        store.indexed(|_, _| ()).await;
+        assert_eq!(store.stats().unindexed_bytes, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_part_of_the_index_is_built_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let digests = several_generations(folder.path()).await;
+    for path in generations(folder.path()) {
+        let database = fs::File::options().write(true).open(path.join("db")).unwrap();
+        database.write_all_at(&[0x5a; 300_000], 0).unwrap();
+        fs::write(path.join("conf"), b"nonsense").unwrap();
+    }
+    all_read(&open(folder.path()), &digests).await;
+}
+
+#[tokio::test]
+async fn a_store_that_was_closed_has_nothing_to_catch_up_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let digests = fill(&open(folder.path()), SIZES).await;
+    let store = open(folder.path());
+    all_read(&store, &digests).await;
+    let total = std::sync::atomic::AtomicU64::new(0);
+    store.indexed(|_, bytes| total.store(bytes, Ordering::Relaxed)).await;
+    assert_eq!(total.into_inner(), 0);
+}
+
+/// The index may reach the disk before the bytes it names do.
+#[tokio::test]
+async fn what_a_power_failure_took_is_missing_although_the_index_names_it() {
+    let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(folder.path());
+    let digests = fill(&store, &[900, 800, 700, 500_000]).await;
+    store.engine.index.flush().unwrap();
+    killed_copy(folder.path(), copy.path());
+    for kind in ["shared", "large"] {
+        let path = segment(copy.path(), kind);
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        // The second small record, and the middle of the large one.
+        let at = if kind == "shared" { 16 + 65 + 900 + 200 } else { 200_000 };
+        file.write_all_at(&[0; 100], at).unwrap();
+    }
+    let store = open(copy.path());
+    assert_eq!(store.find_missing(&digests).await.unwrap(), digests[1..]);
+    all_read(&store, &digests[..1]).await;
+    let again = fill(&store, &[900, 800, 700, 500_000]).await;
+    all_read(&store, &again).await;
+    assert_eq!(store.check(|_, _| ()).await.unwrap().damage, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_damaged_blob_stays_absent_when_the_index_is_built_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let digests = fill(&store, &[3000, 400_000]).await;
+    drop(store);
+    for kind in ["shared", "large"] {
+        let file = fs::File::options().write(true).open(segment(folder.path(), kind)).unwrap();
+        file.write_all_at(b"rot", 2000).unwrap();
+    }
+    let store = open(folder.path());
+    for (digest, range) in [(digests[0], 0), (digests[1], 0), (digests[1], 399_000)] {
+        let pieces = store.read(&digest, ByteRange { offset: range, limit: None }).await;
+        let read = match pieces {
+            Ok(pieces) => crate::collect(pieces).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        assert!(matches!(read, Err(StoreError::NotFound(_) | StoreError::Damaged(_))), "{read:?}");
+    }
+    assert_eq!(store.find_missing(&digests).await.unwrap(), digests);
+    assert_eq!(store.stats().records_damaged, 2);
+    drop(store);
+    let store = SledStore::rebuild(folder.path(), options()).unwrap();
+    assert_eq!(store.find_missing(&digests).await.unwrap(), digests);
+    all_read(&store, &fill(&store, &[3000, 400_000]).await).await;
+}
+
+/// A part of a large blob is read before the whole was: it must be checked all the same.
+#[tokio::test]
+async fn a_part_of_a_damaged_blob_is_not_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let digests = fill(&open(folder.path()), &[400_000, 500_000]).await;
+    for entry in fs::read_dir(folder.path().join("segments")).unwrap() {
+        let file = fs::File::options().write(true).open(entry.unwrap().path()).unwrap();
+        file.write_all_at(b"rot", 2000).unwrap();
+    }
+    let store = open(folder.path());
+    let part = store.read(&digests[0], ByteRange { offset: 1, limit: Some(5) }).await;
+    assert!(matches!(part.map(|_| ()), Err(StoreError::NotFound(_))));
+    let copy = store.copy_to(&digests[1], tempfile::tempfile().unwrap()).await;
+    assert!(matches!(copy, Err(StoreError::NotFound(_))));
+    assert_eq!(store.find_missing(&digests).await.unwrap(), digests);
+}
+
+/// An old segment survives newer ones because what is in it is pinned. The value in it must not come back
+/// when the segment with its successor, or with the mark that it was deleted, was dropped.
+#[tokio::test]
+async fn old_values_do_not_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    put_value(&store, b"changed", b"old").await;
+    put_value(&store, b"deleted", b"old").await;
+    let pinned = fill(&store, &[120_000; 7]).await;
+    let (pin, missing) = store.pin(&pinned).await.unwrap();
+    assert_eq!(missing, []);
+    // The second of these no longer fits into the segment of what is pinned.
+    put(&store, 1 << 30, 120_000).await;
+    put(&store, 1 << 31, 120_000).await;
+    put_value(&store, b"changed", b"new").await;
+    RecordStore::delete(&store, Table::ActionCache, b"deleted").await.unwrap();
+    // Not by reading them, which would give them second chances.
+    let is_kept = |key: &[u8]| {
+        let newest = store.engine.index.known(&record_key(Table::ActionCache, key).unwrap()).unwrap();
+        store.engine.segment(newest.unwrap().segment).is_some()
+    };
+    for seed in 1000.. {
+        put(&store, seed, 120_000).await;
+        if !is_kept(b"changed") && !is_kept(b"deleted") {
+            break;
+        }
+        assert!(seed < 10_000, "the values are never dropped");
+    }
+    assert_eq!(value(&store, b"changed").await, None);
+    assert_eq!(store.find_missing(&pinned).await.unwrap(), []);
+    drop(pin);
+    drop(store);
+    let store = SledStore::rebuild(folder.path(), options()).unwrap();
+    all_read(&store, &pinned).await;
+    assert_eq!(value(&store, b"changed").await, None);
+    assert_eq!(value(&store, b"deleted").await, None);
+}
+
+#[tokio::test]
+async fn the_newest_value_is_found_by_a_rebuild() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for round in [&b"1"[..], b"2", b"3"] {
+        put_value(&store, b"k", round).await;
+        put_value(&store, b"gone", round).await;
+        fill(&store, &[100_000; 20]).await;
+        put(&store, 1 << 40 | u64::from(round[0]), 900_000).await;
+    }
+    RecordStore::delete(&store, Table::ActionCache, b"gone").await.unwrap();
+    drop(store);
+    let store = SledStore::rebuild(folder.path(), options()).unwrap();
+    assert_eq!(value(&store, b"k").await.as_deref(), Some(&b"3"[..]));
+    assert_eq!(value(&store, b"gone").await, None);
+}
+
+/// The index remembers numbers that were used, so that nothing it knows seems to be about another segment.
+#[tokio::test]
+async fn a_segment_number_is_not_used_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let digests = fill(&store, &[300_000, 301_000, 302_000]).await;
+    store.engine.index.flush().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    killed_copy(folder.path(), copy.path());
+    let lost = segment(copy.path(), "large");
+    fs::remove_file(&lost).unwrap();
+    let store = open(copy.path());
+    let new = put(&store, 77, 400_000).await;
+    assert_eq!(store.find_missing(&digests).await.unwrap(), digests[2..]);
+    all_read(&store, &[new, digests[0], digests[1]]).await;
+    assert!(!lost.exists());
+}
