@@ -10,6 +10,7 @@ mod compile_hostile;
 mod conformance;
 mod execution;
 mod hostile;
+mod hostile_modules;
 mod inputs;
 mod lifecycle;
 mod native;
