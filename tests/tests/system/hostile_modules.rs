@@ -18,6 +18,10 @@ fn small_limits(config: &mut Config) {
     config.worker.slots = 1;
     config.worker.limits.wasm_memory_bytes_max = 64 * MIB;
     config.worker.limits.wasm_table_elements_max = 1_000_000;
+    config.worker.limits.wasm_workspace_files_max = 200;
+    config.worker.limits.wasm_workspace_bytes_max = MIB as u64;
+    config.worker.limits.wasm_path_depth_max = 20;
+    config.worker.limits.output_bytes_max = 2 * MIB as u64;
 }
 
 #[track_caller]
@@ -39,6 +43,62 @@ async fn end(module: Bytes, timeout: Duration) -> Result<(i32, String), Refusal>
         None => Ok((ended.result().exit_code, server.streams(&ended).await.1)),
     }
 }
+
+/// A guest that does something again until that returns an error number, and then exits with `code`, which may
+/// be that number.
+fn hoarder(again: &str, code: &str) -> String {
+    format!(
+        r#"(import "wasi_snapshot_preview1" "path_open"
+               (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+           (import "wasi_snapshot_preview1" "path_create_directory"
+               (func $mkdir (param i32 i32 i32) (result i32)))
+           (import "wasi_snapshot_preview1" "fd_filestat_set_size"
+               (func $set_size (param i32 i64) (result i32)))
+           (import "wasi_snapshot_preview1" "fd_write"
+               (func $write (param i32 i32 i32 i32) (result i32)))
+           (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
+           (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+           (memory (export "memory") 2)
+           (data (i32.const 32) "\00\01\00\00\00\80\00\00")
+           (data (i32.const 64) "00000000")
+           (global $count (mut i32) (i32.const 0))
+           (global $fd (mut i32) (i32.const 3))
+           ;; Opens or makes the file that is named by the count.
+           (func $file (result i32)
+               (i32.store (i32.const 64) (i32.or (i32.const 0x30303030)
+                   (i32.and (global.get $count) (i32.const 0x0f0f0f0f))))
+               (i32.store (i32.const 68) (i32.or (i32.const 0x30303030)
+                   (i32.and (i32.shr_u (global.get $count) (i32.const 4)) (i32.const 0x0f0f0f0f))))
+               (global.set $count (i32.add (global.get $count) (i32.const 1)))
+               (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 8) (i32.const 1)
+                   (i64.const 0x40) (i64.const 0) (i32.const 0) (i32.const 16)))
+           (func $again (result i32) {again})
+           (func (export "_start") (local $errno i32)
+               (loop $more
+                   (local.set $errno (call $again))
+                   (br_if $more (i32.eqz (local.get $errno))))
+               (call $exit {code}))"#
+    )
+}
+
+const FILES: &str =
+    "(if (call $file) (then (return (i32.const 51)))) (call $close (i32.load (i32.const 16)))";
+
+/// 32 KiB more in one file.
+const BYTES: &str = "(if (i32.eqz (global.get $count)) (then (drop (call $file))))
+    (call $write (i32.load (i32.const 16)) (i32.const 32) (i32.const 1) (i32.const 24))";
+
+const DEPTH: &str = "(local $errno i32)
+    (local.set $errno (call $mkdir (global.get $fd) (i32.const 64) (i32.const 8)))
+    (if (local.get $errno) (then (return (local.get $errno))))
+    (local.set $errno (call $open (global.get $fd) (i32.const 0) (i32.const 64) (i32.const 8) (i32.const 2)
+        (i64.const 0x3fbffebe) (i64.const 0x3fffffff) (i32.const 0) (i32.const 16)))
+    (if (local.get $errno) (then (return (local.get $errno))))
+    (drop (call $close (global.get $fd)))
+    (global.set $fd (i32.load (i32.const 16)))
+    (i32.const 0)";
+
+const ITS_ERRNO: &str = "(local.get $errno)";
 
 async fn exits(text: &str, code: i32) {
     let end = end(module(text), Duration::from_secs(60)).await;
@@ -199,4 +259,45 @@ async fn writing_nothing_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_random_bytes_for_ever() {
     calls_for_ever("random_get", "i32 i32", "(i32.const 128) (i32.const 39000000)").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hoarder_of_files() {
+    is_refused(&hoarder(FILES, ITS_ERRNO), Code::ResourceExhausted, "wasm_workspace_files_max").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hoarder_of_bytes() {
+    is_refused(&hoarder(BYTES, ITS_ERRNO), Code::ResourceExhausted, "wasm_workspace_bytes_max").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hoarder_of_directories() {
+    is_refused(&hoarder(DEPTH, ITS_ERRNO), Code::ResourceExhausted, "wasm_path_depth_max").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_gets_along_with_less_succeeds() {
+    for again in [FILES, BYTES, DEPTH] {
+        exits(&hoarder(again, "(i32.const 0)"), 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_is_one_large_hole() {
+    let text = hoarder(
+        "(drop (call $file)) (drop (call $set_size (i32.load (i32.const 16)) (i64.const 0x1000000000000000)))
+         (i32.const 1)",
+        "(i32.const 0)",
+    );
+    let server = TestServer::with(small_limits).await;
+    let action = TestAction::wasm_tool(module(&text), &[]).outputs(&["00000000"]);
+    let ended = soon("a verdict on a hole", server.run(action)).await;
+    // Whether the guest may make it or the worker does not take it: nobody reads 2^60 zeros.
+    if let Some(refusal) = ended.refusal() {
+        assert!(refusal.message.contains("output_bytes_max"), "{refusal:?}");
+    } else {
+        assert_eq!(ended.result().output_files[0].digest.as_ref().map(|d| d.size_bytes), Some(0));
+    }
+    soon("a sign of life", server.assert_unharmed()).await;
 }
