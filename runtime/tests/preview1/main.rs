@@ -32,6 +32,7 @@ mod cases;
 mod coverage;
 mod escapes;
 mod guest;
+mod histories;
 mod hosts;
 mod language;
 

@@ -12,6 +12,7 @@ mod conformance;
 mod digest_functions;
 mod execution;
 mod hostile;
+mod hostile_modules;
 mod inputs;
 mod lifecycle;
 mod metrics;

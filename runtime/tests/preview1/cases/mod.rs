@@ -1,6 +1,7 @@
 //! The cases, by theme.
 
 mod descriptors;
+mod limits;
 mod links;
 mod listing;
 mod names;
@@ -32,6 +33,7 @@ pub(crate) mod prelude {
 /// All themes.
 pub const THEMES: &[&[Case]] = &[
     descriptors::CASES,
+    limits::CASES,
     links::CASES,
     listing::CASES,
     names::CASES,

@@ -1,5 +1,6 @@
 //! The layout of a guest's memory: results at one place, what calls read at another.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -21,15 +22,21 @@ const ALIGNMENT: u32 = 8;
 pub struct Memory {
     outs_len: u32,
     data: Vec<u8>,
+    /// Where bytes are that were placed before: the same twice need room once.
+    placed: HashMap<Vec<u8>, u32>,
 }
 
 impl Memory {
     /// Places bytes that calls read; aligned for everything.
     pub fn data(&mut self, bytes: &[u8]) -> u32 {
+        if let Some(address) = self.placed.get(bytes) {
+            return *address;
+        }
         self.data.resize(self.data.len().next_multiple_of(ALIGNMENT as usize), 0);
         let address = DATA + u32::try_from(self.data.len()).expect("small");
         self.data.extend_from_slice(bytes);
         assert!(DATA as usize + self.data.len() < MEMORY_BYTES as usize, "a case has too much data");
+        self.placed.insert(bytes.to_vec(), address);
         address
     }
 

@@ -30,6 +30,7 @@ use functions::*;
 use memory::Memory;
 pub use setup::{Entry, Setup};
 use types::Errno;
+pub use verdict::Outcome;
 
 /// How a guest came to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub enum End {
 }
 
 /// What a host says of a guest that it ran.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     pub end: End,
     pub stdout: Vec<u8>,
@@ -150,6 +151,8 @@ pub struct Guest {
     pub setup: Setup,
     /// Why wasmtime-wasi cannot be asked.
     pub only_ours: Option<&'static str>,
+    /// Why our host cannot be asked.
+    pub not_on_ours: Option<&'static str>,
     memory: Memory,
     steps: Vec<Step>,
     comparisons: Vec<(&'static str, Vec<StepId>, Comparison)>,
@@ -214,7 +217,8 @@ impl Guest {
         self.opened(id)
     }
 
-    fn opened(&self, id: StepId) -> Fd {
+    /// The descriptor that an opening call returned, if it did.
+    pub fn opened(&self, id: StepId) -> Fd {
         Fd::At(self.steps[id.0].lowered.outs[0].start)
     }
 

@@ -5,12 +5,31 @@ use super::Guest;
 /// What a guest is started with.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
+    /// Trees at paths of the input tree that only our host has, and that cannot be changed.
+    pub read_only: Vec<(String, Vec<(String, Entry)>)>,
+    /// What our host allows.
+    pub limits: Limits,
     /// The input tree; parents are made as needed.
     pub entries: Vec<(String, Entry)>,
     /// Path below the root of the tree.
     pub working_directory: String,
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
+}
+
+/// What our host allows a guest; wasmtime-wasi has no such limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub handles_max: usize,
+    pub bytes_max: u64,
+    pub files_max: usize,
+    pub path_depth_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { handles_max: 1000, bytes_max: 1 << 30, files_max: 1000, path_depth_max: 1000 }
+    }
 }
 
 /// One entry of the input tree.
@@ -44,6 +63,21 @@ impl Guest {
 
     pub fn environment(&mut self, variables: &[(&str, &str)]) {
         self.setup.environment = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    }
+
+    /// Files of a tree at this path that cannot be changed.
+    pub fn read_only(&mut self, path: &str, files: &[(&str, &str)]) {
+        let entry = |(name, content): &(&str, &str)| ((*name).into(), Entry::File((*content).into()));
+        self.setup.read_only.push((path.into(), files.iter().map(entry).collect()));
+    }
+
+    pub fn limits(&mut self, change: impl FnOnce(&mut Limits)) {
+        change(&mut self.setup.limits);
+    }
+
+    /// The case does not run on our host, for this reason.
+    pub fn not_on_ours(&mut self, why: &'static str) {
+        self.not_on_ours = Some(why);
     }
 
     /// The case does not run on wasmtime-wasi, for this reason.

@@ -21,7 +21,7 @@ static LINKER: LazyLock<Linker<WasiP1Ctx>> = LazyLock::new(|| {
 });
 
 /// Lays the input tree out in a folder and runs a guest over it.
-pub(super) fn run(root: &Path, module: &[u8], setup: &Setup) -> Ended {
+pub(super) fn run(root: &Path, module: &Module, setup: &Setup) -> Ended {
     stage(root, setup);
     let (stdout, stderr) = (MemoryOutputPipe::new(STREAM_BYTES_MAX), MemoryOutputPipe::new(STREAM_BYTES_MAX));
     let mut wasi = WasiCtxBuilder::new();
@@ -34,18 +34,17 @@ pub(super) fn run(root: &Path, module: &[u8], setup: &Setup) -> Ended {
     Ended { end, stdout: stdout.contents().into(), stderr: stderr.contents().into() }
 }
 
-fn start(module: &[u8], context: WasiP1Ctx) -> End {
-    let module = Module::new(&ENGINE, module).expect("the guest is a valid module");
+fn start(module: &Module, context: WasiP1Ctx) -> End {
     let mut store = Store::new(&ENGINE, context);
     let mut run = || {
-        let instance = LINKER.instantiate(&mut store, &module)?;
+        let instance = LINKER.instantiate(&mut store, module)?;
         instance.get_typed_func::<(), ()>(&mut store, "_start")?.call(&mut store, ())
     };
     match run() {
         Ok(()) => End::Exit(0),
         Err(error) => match error.downcast_ref::<I32Exit>() {
             Some(exit) => End::Exit(exit.0),
-            None => End::Trap(format!("{error:?}")),
+            None => End::Trap(format!("{error:#}")),
         },
     }
 }
