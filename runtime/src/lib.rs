@@ -19,8 +19,7 @@ mod outputs;
 mod staged;
 mod worker;
 
-pub use executor::wasm::TrustedModules;
-pub use executor::wasm::compile::{Baseline, CompileSettings};
+pub use executor::wasm::compile::{Baseline, CompileSettings, TrustedModules};
 pub use failure::Failure;
 pub use limits::Limits;
 pub use worker::{DRAIN_TIME_MAX, Worker, WorkerConfig};

@@ -13,8 +13,8 @@ use wardian_store::{BlobStore, Upload};
 
 use crate::action::{self, ActionSpec};
 use crate::executor::native::NativeExecutor;
-use crate::executor::wasm::compile::CompileSettings;
-use crate::executor::wasm::{self, TrustedModules, WasmExecutor};
+use crate::executor::wasm::compile::{CompileSettings, TrustedModules};
+use crate::executor::wasm::{self, WasmExecutor};
 use crate::executor::{Executor, Finished, Outcome, Task};
 use crate::input_root::{InputRoot, make_parents};
 use crate::staged::{self, Staged};

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use wardian_proto::{Digest, DigestFunction};
 use wardian_store::backend::{SledOptions, SledStore, SledTuning};
-use wardian_store::{BlobStore, ByteRange, Upload};
+use wardian_store::{BlobStore, ByteRange, StoreError, Upload};
 
 /// How many uploads or reads run at once.
 const AT_ONCE: usize = 8;
@@ -30,7 +30,8 @@ async fn main() {
         Some(folder) => tempfile::tempdir_in(folder).unwrap(),
         None => tempfile::tempdir().unwrap(),
     };
-    println!("shared segments take blobs up to ...; MiB/s");
+    start(folder.path()).await;
+    println!("\nshared segments take blobs up to ...; MiB/s");
     println!(
         "{:>10} {:>8} {:>10} {:>10} {:>10} {:>12}",
         "up to", "blob", "write", "read", "overwrite", "disk/data"
@@ -47,6 +48,27 @@ async fn main() {
             let tuning = SledTuning { segment_bytes: segment, ..SledTuning::of(CAPACITY_BYTES) };
             line(&kib(segment), folder.path(), tuning, *blob).await;
         }
+    }
+}
+
+/// Measures how long a store takes to open, and until it has an answer to everything.
+async fn start(parent: &Path) {
+    const RECORDS: u64 = 100_000;
+    let folder = tempfile::tempdir_in(parent).unwrap();
+    let options = SledOptions { capacity_bytes: Some(CAPACITY_BYTES), ..SledOptions::default() };
+    let store = SledStore::open(folder.path(), options).unwrap();
+    put_all(&store, &(0..RECORDS).map(|seed| blob(seed, 4 << 10)).collect::<Vec<_>>()).await;
+    drop(store);
+    println!("a store of {RECORDS} blobs of 4 KiB");
+    for (what, open) in [
+        ("opens", SledStore::open as fn(&Path, SledOptions) -> Result<SledStore, StoreError>),
+        ("opens without an index", SledStore::rebuild),
+    ] {
+        let started = Instant::now();
+        let store = open(folder.path(), options).unwrap();
+        let opened = started.elapsed();
+        store.indexed(|_, _| ()).await;
+        println!("{what:>24} in {opened:?}, knows everything after {:?}", started.elapsed());
     }
 }
 

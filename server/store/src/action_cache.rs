@@ -208,7 +208,7 @@ fn named(
 /// Lists the files of an encoded Tree; `None` when it is none.
 ///
 /// One Directory at a time: a message of two-byte children would decode to a hundred times its size.
-fn files_of_tree(function: DigestFunction, mut bytes: Bytes) -> Option<Vec<Digest>> {
+pub(crate) fn files_of_tree(function: DigestFunction, mut bytes: Bytes) -> Option<Vec<Digest>> {
     let mut files = Vec::new();
     while bytes.has_remaining() {
         let (field, wire_type) = decode_key(&mut bytes).ok()?;

@@ -11,6 +11,9 @@ mod blob_store;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod layers;
 mod recent;
 mod record_store;

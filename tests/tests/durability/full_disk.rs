@@ -49,7 +49,6 @@ impl Drop for Disk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "sled does not go on after a full disk: a known weak point of the store"]
 async fn a_full_disk_refuses_uploads_and_loses_nothing() {
     let Some(disk) = Disk::mount() else {
         eprintln!(

@@ -23,9 +23,7 @@ mod guest;
 mod link;
 mod modules;
 
-pub use modules::TrustedModules;
-
-use compile::CompileSettings;
+use compile::{CompileSettings, TrustedModules};
 use engines::Tier;
 use modules::Modules;
 

@@ -10,9 +10,9 @@
 //! There is at most one compilation of a module and tier at a time; whoever needs it waits for that one.
 //! It goes on when they leave, because the module is wanted all the same.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use futures::FutureExt as _;
@@ -23,7 +23,7 @@ use wardian_store::BlobStore;
 use wasmtime::Engine;
 
 use super::artifacts::{Artifacts, Key};
-use super::compile::{Baseline, CompileSettings, Compiler, Urgency};
+use super::compile::{Baseline, CompileSettings, Compiler, TrustedModules, Urgency};
 use super::engines::{Engines, Tier, fingerprint};
 use super::link::{self, Loaded};
 use crate::input_root::blocking;
@@ -42,21 +42,6 @@ pub(super) struct Ready {
 
 /// The outcome of a preparation, for everybody who waits for it.
 type Preparation = Shared<BoxFuture<'static, Result<Ready, Failure>>>;
-
-/// The modules of registered toolchains: they may run before they are optimized. Clones are the same set.
-#[derive(Clone, Debug, Default)]
-pub struct TrustedModules(Arc<RwLock<HashSet<Digest>>>);
-
-impl TrustedModules {
-    /// Adds a module.
-    pub fn add(&self, module: Digest) {
-        self.0.write().expect("no code that holds this lock panics").insert(module);
-    }
-
-    fn has(&self, module: &Digest) -> bool {
-        self.0.read().expect("no code that holds this lock panics").contains(module)
-    }
-}
 
 /// The modules of one worker. Dropping this ends every compilation.
 pub(super) struct Modules {

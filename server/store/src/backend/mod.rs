@@ -6,4 +6,6 @@ mod sled;
 
 pub use grpc::{GrpcStore, GrpcStoreLimits};
 pub use memory::MemoryStore;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use sled::fuzzing;
 pub use sled::{CAPACITY_BYTES_MIN, CheckReport, SledOptions, SledStats, SledStore, SledTuning};

@@ -6,8 +6,6 @@ use rand::RngExt as _;
 use wardian_proto::{Digest, reapi};
 use wardian_tests::{Random, random};
 
-use super::damage::Damage;
-
 /// Actions that get new results again and again.
 const ACTIONS: usize = 20;
 
@@ -24,8 +22,6 @@ pub(super) struct Ledger {
     /// By action, the newest result that was acknowledged and the newest that was sent.
     results: BTreeMap<Digest, Versions>,
     actions: Vec<Digest>,
-    /// Whether the index was damaged since the folder was new.
-    pub(super) index_was_damaged: bool,
 }
 
 /// Results of one action are numbered; 0 is none.
@@ -47,7 +43,6 @@ impl Ledger {
             is_acknowledged: HashSet::new(),
             results: BTreeMap::new(),
             actions: actions.collect(),
-            index_was_damaged: false,
         }
     }
 
@@ -96,10 +91,6 @@ impl Ledger {
     /// Every action that has results.
     pub(super) fn results(&self) -> impl Iterator<Item = (&Digest, Versions)> {
         self.results.iter().map(|(action, versions)| (action, *versions))
-    }
-
-    pub(super) fn note(&mut self, damage: Damage) {
-        self.index_was_damaged |= damage != Damage::Nothing;
     }
 }
 

@@ -21,9 +21,11 @@ use crate::Failure;
 
 mod child;
 mod settings;
+mod trusted;
 
 pub use child::run as run_child;
 pub use settings::{Baseline, CompileSettings};
+pub use trusted::TrustedModules;
 
 use child::{EXIT_REFUSED, Request};
 

@@ -156,6 +156,11 @@ impl Appender {
         self.open.as_ref().is_some_and(|open| open.segment.id == segment.id)
     }
 
+    /// Segments with smaller numbers get no more records.
+    pub(super) fn complete_below(&self) -> u64 {
+        self.open.as_ref().map_or(self.next, |open| open.segment.id)
+    }
+
     /// Closes the open segment, if there is one. Its footer is written later.
     pub(super) fn close_segment(&mut self) {
         if let Some(open) = self.open.take() {

@@ -36,6 +36,8 @@ pub(super) struct Engine {
     pub(super) evicting: Mutex<()>,
     /// The second up to which the store is known to be full.
     pub(super) full_until: AtomicU32,
+    /// What the index says of segments with smaller numbers is on the disk.
+    pub(super) rows_flushed_below: AtomicU64,
     /// Keys that must not be evicted, with the number of pins.
     pub(super) pins: Mutex<HashMap<Vec<u8>, usize>>,
     pub(super) counters: Counters,

@@ -180,10 +180,24 @@ impl Engine {
                 self.make_durable()?;
             }
             moved.extend(keep);
+            self.keep_rows(segment)?;
             if self.drop_segment(segment, promises)? {
                 return Ok(());
             }
         }
+    }
+
+    /// Before a segment is dropped while an older one stays, the index on disk must know what was in it: or an
+    /// older value of a record in it would seem to be the newest after a crash.
+    fn keep_rows(&self, segment: &Segment) -> Result<(), StoreError> {
+        let is_oldest = self.oldest(0).is_none_or(|oldest| oldest.id >= segment.id);
+        if is_oldest || segment.id < self.rows_flushed_below.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let complete_below = self.appender().complete_below();
+        self.index.flush()?;
+        self.rows_flushed_below.fetch_max(complete_below, Ordering::Relaxed);
+        Ok(())
     }
 
     fn is_promised(&self, key: &[u8], used: Use) -> bool {

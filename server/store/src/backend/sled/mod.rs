@@ -28,6 +28,8 @@ mod check;
 mod durable;
 mod engine;
 mod evict;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod generation;
 mod incoming;
 mod index;

@@ -48,6 +48,7 @@ impl Engine {
             used: Arc::new(AtomicU64::new(0)),
             evicting: Mutex::default(),
             full_until: AtomicU32::new(0),
+            rows_flushed_below: AtomicU64::new(0),
             pins: Mutex::default(),
             counters: Counters::default(),
             durable: Durable::new(&segments)?,

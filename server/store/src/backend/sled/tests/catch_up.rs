@@ -161,6 +161,12 @@ async fn old_values_do_not_come_back() {
         }
         assert!(seed < 10_000, "the values are never dropped");
     }
+    // Not after a crash either, whatever of the index had reached the disk by itself.
+    let copy = tempfile::tempdir().unwrap();
+    killed_copy(folder.path(), copy.path());
+    let killed = open(copy.path());
+    assert_eq!(value(&killed, b"changed").await, None);
+    assert_eq!(value(&killed, b"deleted").await, None);
     assert_eq!(value(&store, b"changed").await, None);
     assert_eq!(store.find_missing(&pinned).await.unwrap(), []);
     drop(pin);
