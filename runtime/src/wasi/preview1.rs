@@ -152,14 +152,7 @@ impl Host {
                 Err(_) => break,
             };
             let entry = dirent(place + 1, inode, name, kind);
-            let put = |memory: Memory<'_, '_>, room: &mut GuestPtr<[u8]>| -> Result<()> {
-                for bytes in [&entry[..], name.as_bytes()] {
-                    let length = put(memory, *room, bytes)?;
-                    *room = room.get_range(length..room.len()).expect("it was no longer than the room");
-                }
-                Ok(())
-            };
-            written = put(memory, &mut room);
+            written = append(memory, &mut room, &[&entry[..], name.as_bytes()].concat());
             if written.is_err() || room.len() == 0 {
                 break;
             }
@@ -168,6 +161,13 @@ impl Host {
         written?;
         Ok(size - room.len())
     }
+}
+
+/// Writes as much as there is room for, and takes that room away.
+fn append(memory: Memory<'_, '_>, room: &mut GuestPtr<[u8]>, bytes: &[u8]) -> Result<()> {
+    let length = put(memory, *room, bytes)?;
+    *room = room.get_range(length..room.len()).expect("it was no longer than the room");
+    Ok(())
 }
 
 fn dirent(next: types::Dircookie, inode: u64, name: &str, kind: Kind) -> [u8; 24] {

@@ -134,7 +134,7 @@ fn start(module: &Module, workspace: Workspace, setup: &Setup) -> Ended {
         deadline: Deadline::start(TIMEOUT, cancelled),
     };
     let host = wasi::Host::new(workspace, setting).expect("the working directory is in the tree");
-    let end = match wasi::run_module(&module, host).0 {
+    let end = match wasi::run_module(module, host).0 {
         Ok(code) => End::Exit(code),
         Err(error) => End::Trap(format!("{error:#}")),
     };
