@@ -242,14 +242,35 @@ impl Engine {
         }
         self.make_generation(appender)?;
         if appender.open.is_none() {
-            let segment = Arc::new(Segment::create(&self.segments_folder(), appender.next)?);
-            appender.next += 1;
-            charge.move_to(&segment, SEGMENT_OVERHEAD_BYTES);
-            self.insert_segment(Arc::clone(&segment));
-            self.index.note_segment(segment.id)?;
-            appender.open = Some(Open { segment, footer: Footer::default() });
+            self.open_segment(appender, charge)?;
         }
         Ok(())
+    }
+
+    fn open_segment(&self, appender: &mut Appender, charge: &mut Charge) -> Result<(), StoreError> {
+        let segment = Arc::new(Segment::create(&self.segments_folder(), appender.next)?);
+        appender.next += 1;
+        charge.move_to(&segment, SEGMENT_OVERHEAD_BYTES);
+        self.insert_segment(Arc::clone(&segment));
+        self.index.note_segment(segment.id)?;
+        appender.open = Some(Open { segment, footer: Footer::default() });
+        Ok(())
+    }
+
+    /// Makes sure that there is a segment with a higher number before one is dropped. A number that is missing
+    /// below another tells a start without an index that something newer than the rest was dropped; nothing
+    /// would tell that of the newest.
+    pub(super) fn outnumber(&self, id: u64) -> Result<(), StoreError> {
+        let mut appender = self.appender();
+        if self.has_segment_after(id) {
+            return Ok(());
+        }
+        let charge = self.charge(SEGMENT_OVERHEAD_BYTES, self.sizes.capacity);
+        let mut charge =
+            charge.ok_or(StoreError::NoSpace("no room for the segment behind the one that goes"))?;
+        appender.close_segment();
+        self.make_generation(&mut appender)?;
+        self.open_segment(&mut appender, &mut charge)
     }
 
     /// Starts a generation of the index when the newest has enough. No segment reaches from one into another.

@@ -124,7 +124,16 @@ impl Engine {
         segments.range(from..).next().map(|(_, segment)| Arc::clone(segment))
     }
 
+    /// Whether there is a segment with a higher number.
+    pub(super) fn has_segment_after(&self, id: u64) -> bool {
+        self.oldest(id + 1).is_some()
+    }
+
     fn evict(&self, segment: &Arc<Segment>, manner: Manner) -> Result<(), StoreError> {
+        if segment.is_empty() && !self.has_segment_after(segment.id) {
+            // It is there for its number: see `outnumber`.
+            return Ok(());
+        }
         match segment.shape {
             Shape::Large => self.evict_large(segment, manner),
             Shape::Shared => self.evict_shared(segment, manner),
@@ -286,6 +295,7 @@ impl Engine {
 
     /// Drops a segment unless more was promised there than `promises` counts.
     fn drop_segment(&self, segment: &Segment, promises: u64) -> Result<bool, StoreError> {
+        self.outnumber(segment.id)?;
         {
             let mut state = segment.state();
             if state.promises != promises {

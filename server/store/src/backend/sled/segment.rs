@@ -177,6 +177,11 @@ impl Segment {
         self.records_end.load(Ordering::Acquire)
     }
 
+    /// Whether there is no record in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records_end() <= SEGMENT_HEADER_BYTES
+    }
+
     pub(super) fn set_records_end(&self, end: u64) {
         self.records_end.store(end, Ordering::Release);
     }

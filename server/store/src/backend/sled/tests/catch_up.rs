@@ -211,3 +211,38 @@ async fn a_segment_number_is_not_used_twice() {
     all_read(&store, &[new, digests[0], digests[1]]).await;
     assert!(!lost.exists());
 }
+
+/// An upload of a large blob that ends before its last byte, as when the process is killed.
+async fn unfinished_upload(store: &SledStore, size: usize) {
+    let (digest, data) = blob(99, size);
+    let cut = futures::stream::iter([Ok(data.slice(..size / 2)), Err(StoreError::Damaged("cut".into()))]);
+    assert!(BlobStore::put(store, Upload::stream(digest, cut)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_value_whose_newer_one_was_dropped_last_stays_gone_without_the_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let lease = SledOptions { lease: Duration::from_secs(300), ..options() };
+    let store = SledStore::open(folder.path(), lease).unwrap();
+    put_value(&store, b"key", b"old").await;
+    // The old value's segment stays, and so do all others but the newest.
+    for seed in 0..200 {
+        let digest = put(&store, seed, 100_000).await;
+        assert_eq!(store.find_missing(&[digest]).await.unwrap(), []);
+    }
+    let promised = store.stats().segments;
+    while store.stats().segments == promised {
+        put(&store, 1000 + store.stats().used_bytes, 50_000).await;
+    }
+    put_value(&store, b"key", b"new").await;
+    for size in (1..20).map(|megabytes| megabytes << 20) {
+        if value(&store, b"key").await.as_deref() != Some(b"new") {
+            break;
+        }
+        unfinished_upload(&store, size).await;
+    }
+    assert_eq!(value(&store, b"key").await, None, "it was to be evicted");
+    drop(store);
+    fs::remove_dir_all(folder.path().join("index")).unwrap();
+    assert_eq!(value(&open(folder.path()), b"key").await, None);
+}
