@@ -16,7 +16,7 @@ use wardian_runtime::{Baseline, CompileSettings, Limits};
 use wardian_store::backend::MemoryStore;
 use wardian_store::{BlobStore as _, Upload};
 use wardian_tests::{Built, TestAction, TestServer, digest, wardian};
-use wardian_toolchains::{ImportLimits, Imported, Npm, Package, import};
+use wardian_toolchains::{Clients, ImportLimits, Imported, Package, import};
 
 /// Runs of the empty program alone; actions over gRPC for each row; warm runs of clang.
 const ALONE: usize = 5_000;
@@ -176,7 +176,7 @@ async fn clang_package() -> Option<Package> {
     let manifest = wardian_toolchains::builtin("clang")?;
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
-    let path = Npm::on_path(cache.join("wardian/packages")).package_path(&manifest);
+    let path = Clients::on_path(cache.join("wardian/packages")).package_path(&manifest);
     Package::open(&manifest, &path).await.ok()
 }
 

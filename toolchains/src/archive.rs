@@ -55,6 +55,8 @@ pub enum EntryProblem {
     Twice,
     #[error("the archive ends in the middle of it")]
     Truncated,
+    #[error("it is longer than it says")]
+    Longer,
     #[error("there are more {what} than the limit of {limit}")]
     Limit { what: &'static str, limit: u64 },
 }
@@ -67,7 +69,7 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    fn count(&self, bytes: u64, limits: &ImportLimits) -> Result<(), EntryProblem> {
+    pub(crate) fn count(&self, bytes: u64, limits: &ImportLimits) -> Result<(), EntryProblem> {
         self.entries.set(self.entries.get() + 1);
         self.bytes.set(self.bytes.get().saturating_add(bytes));
         below("members of archives", self.entries.get(), limits.entries_max)?;
@@ -115,8 +117,8 @@ impl Member<'_> {
                 0 if left == 0 => return Ok(()),
                 0 => return Err(EntryProblem::Truncated.into()),
                 read => {
-                    // A tar reader ends at the member's size, so it cannot be more than what is left.
-                    left -= read;
+                    // A tar reader ends at the member's size; a zip archive or a folder may hold more.
+                    left = left.checked_sub(read).ok_or(EntryProblem::Longer)?;
                     piece(&buffer[..usize::try_from(read).expect("no more than the buffer holds")])?;
                 }
             }
@@ -153,14 +155,7 @@ pub(crate) fn walk(
         // What the tar crate reads to find the next member, it holds in memory.
         allowance.set(HEADER_BYTES_MAX);
         let Some(entry) = entries.next().transpose().map_err(broken)? else { return Ok(()) };
-        let at_entry = |path: &[u8], error| match error {
-            MemberError::Problem(why) => {
-                let path = String::from_utf8_lossy(&path[..path.len().min(PATH_BYTES_MAX)]).into_owned();
-                ImportError::Entry { archive: archive.to_owned(), path, why }
-            }
-            MemberError::Io(source) => broken(source),
-            MemberError::Told(error) => error,
-        };
+        let at_entry = |path: &[u8], error| at_entry(archive, path, error);
         let mut entry = entry;
         let name = entry.path_bytes().into_owned();
         allowance.set(entry.size());
@@ -170,6 +165,19 @@ pub(crate) fn walk(
             visit(Member { path, kind, data: &mut entry }).map_err(|error| at_entry(&name, error))?;
         }
         io::copy(&mut entry, &mut io::sink()).map_err(broken)?;
+    }
+}
+
+/// An error at a member, with where it is.
+pub(crate) fn at_entry(archive: &str, path: &[u8], error: MemberError) -> ImportError {
+    let archive = archive.to_owned();
+    match error {
+        MemberError::Problem(why) => {
+            let path = String::from_utf8_lossy(&path[..path.len().min(PATH_BYTES_MAX)]).into_owned();
+            ImportError::Entry { archive, path, why }
+        }
+        MemberError::Io(source) => ImportError::Archive { archive, source },
+        MemberError::Told(error) => error,
     }
 }
 
@@ -204,7 +212,7 @@ fn member<R: Read>(entry: &tar::Entry<'_, R>, name: &[u8]) -> Result<(RelPath, K
 }
 
 /// The path of what is not a directory, so cannot take the place of the archive's root.
-fn below_root(name: &str) -> Result<RelPath, EntryProblem> {
+pub(crate) fn below_root(name: &str) -> Result<RelPath, EntryProblem> {
     let path = RelPath::parse(name)?;
     if path.is_root() { Err(TreeBuildError::Root.into()) } else { Ok(path) }
 }

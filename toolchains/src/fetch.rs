@@ -1,4 +1,4 @@
-//! Gets a pinned package with npm, into a folder where it is found again without npm.
+//! Gets a pinned package with the source's own client, into a folder where it is found again without it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,34 +8,45 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use crate::{Manifest, Package, PackageError};
+use crate::{Manifest, Package, PackageError, Source};
 
-/// How much of the end of npm's messages is kept.
+/// How much of the end of a client's messages is kept.
 const MESSAGE_BYTES_MAX: usize = 8 << 10;
 
 /// How many of its last lines an error repeats.
 const MESSAGE_LINES_MAX: usize = 10;
 
-/// The npm client and where its packages are kept.
+/// The package clients and where their packages are kept.
 #[derive(Clone, Debug)]
-pub struct Npm {
-    /// The program: a name to look for on PATH, or an absolute path.
-    pub program: PathBuf,
+pub struct Clients {
+    /// npm: a name to look for on PATH, or an absolute path.
+    pub npm: PathBuf,
+    /// Python, for its pip.
+    pub python: PathBuf,
+    /// cargo.
+    pub cargo: PathBuf,
     /// The folder that packages stay in; made when it is not there.
     pub folder: PathBuf,
-    /// How long npm may take for one package.
+    /// How long a client may take for one package.
     pub time_max: Duration,
 }
 
-impl Npm {
-    /// The npm on PATH, keeping packages in `folder`.
+impl Clients {
+    /// The clients on PATH, keeping packages in `folder`.
     pub fn on_path(folder: impl Into<PathBuf>) -> Self {
-        Self { program: "npm".into(), folder: folder.into(), time_max: Duration::from_secs(600) }
+        Self {
+            npm: "npm".into(),
+            python: "python3".into(),
+            cargo: "cargo".into(),
+            folder: folder.into(),
+            time_max: Duration::from_secs(600),
+        }
     }
 
-    /// Where the package of a manifest is kept.
+    /// Where the package of a manifest is kept. A folder beside the manifest is not copied there.
     pub fn package_path(&self, manifest: &Manifest) -> PathBuf {
-        self.folder.join(format!("{}-{}.tgz", manifest.name, manifest.version))
+        let extension = manifest.source.extension();
+        self.folder.join(format!("{}-{}.{extension}", manifest.name, manifest.version))
     }
 }
 
@@ -44,98 +55,216 @@ impl Npm {
 #[allow(missing_docs)]
 pub enum FetchError {
     #[error(
-        "there is no program {}. Install Node.js, which brings npm (for instance `apt-get install npm`); \
-         or run `npm pack {spec}` on another machine and put the file it writes at {}",
+        "there is no program {}. Install {brings}; or run `{by_hand}` on another machine and put the file it \
+         writes at {}",
         program.display(), path.display()
     )]
-    NpmAbsent { program: PathBuf, spec: String, path: PathBuf },
+    ClientAbsent { program: PathBuf, brings: &'static str, by_hand: String, path: PathBuf },
     #[error("could not run {}: {source}", program.display())]
-    NpmStart { program: PathBuf, source: io::Error },
+    ClientStart { program: PathBuf, source: io::Error },
     #[error(
-        "npm could not fetch {spec} ({status}). It said:\n{message}\nIf this machine is offline, run \
-         `npm pack {spec}` on another one and put the file it writes at {}",
-        path.display()
+        "{} could not fetch {spec} ({status}). It said:\n{message}\nIf this machine is offline, run \
+         `{by_hand}` on another one and put the file it writes at {}",
+        program.display(), path.display()
     )]
-    NpmFailed { spec: String, status: ExitStatus, message: String, path: PathBuf },
-    #[error("npm took more than {} s to fetch {spec} and was stopped", limit.as_secs())]
-    NpmTimeout { spec: String, limit: Duration },
-    #[error("npm wrote {found} package files for {spec}; expected one")]
+    ClientFailed {
+        program: PathBuf,
+        spec: String,
+        status: ExitStatus,
+        message: String,
+        by_hand: String,
+        path: PathBuf,
+    },
+    #[error("{} took more than {} s to fetch {spec} and was stopped", program.display(), limit.as_secs())]
+    ClientTimeout { program: PathBuf, spec: String, limit: Duration },
+    #[error("{found} package files came for {spec}; expected one")]
     NotOnePackage { spec: String, found: usize },
     #[error(
-        "npm delivered something else for {spec} than was pinned: its SHA-256 is {actual}, expected \
+        "something else was delivered for {spec} than was pinned: its SHA-256 is {actual}, expected \
          {expected}. It was not kept"
     )]
     WrongDownload { spec: String, expected: String, actual: String },
     #[error("package folder {}: {source}", path.display())]
     Folder { path: PathBuf, source: io::Error },
+    #[error("{0} is a folder beside a manifest, and this manifest is none of a file")]
+    NoFolder(String),
     #[error(transparent)]
     Package(#[from] PackageError),
 }
 
-/// Returns the package of a manifest. When the folder holds it already, nothing is run.
+/// Returns the package of a manifest. When the folder holds it already, nothing is run. `beside` is the folder
+/// that the manifest is in, if it is a file of the user's.
 ///
 /// A file with the package's name and another hash is an error and stays where it is.
-pub async fn fetch(manifest: &Manifest, npm: &Npm) -> Result<Package, FetchError> {
-    let path = npm.package_path(manifest);
+pub async fn fetch(
+    manifest: &Manifest,
+    clients: &Clients,
+    beside: Option<&Path>,
+) -> Result<Package, FetchError> {
+    if let Source::Dir { path } = &manifest.source {
+        let beside = beside.ok_or_else(|| FetchError::NoFolder(manifest.source.to_string()))?;
+        return Ok(Package::folder(manifest, &beside.join(path))?);
+    }
+    let path = clients.package_path(manifest);
     match Package::open(manifest, &path).await {
         Err(PackageError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
         kept => return Ok(kept?),
     }
-    let at_folder = |source| FetchError::Folder { path: npm.folder.clone(), source };
-    std::fs::create_dir_all(&npm.folder).map_err(at_folder)?;
+    let at_folder = |source| FetchError::Folder { path: clients.folder.clone(), source };
+    std::fs::create_dir_all(&clients.folder).map_err(at_folder)?;
     // In the same folder, so that the last step is one rename; it is removed on every way out of here.
     let incoming =
-        tempfile::Builder::new().prefix(".incoming-").tempdir_in(&npm.folder).map_err(at_folder)?;
-    let spec = manifest.source.spec();
-    pack(npm, &spec, incoming.path(), &path).await?;
+        tempfile::Builder::new().prefix(".incoming-").tempdir_in(&clients.folder).map_err(at_folder)?;
+    let call = Call::new(&manifest.source, clients, incoming.path()).map_err(at_folder)?;
+    call.run(clients.time_max, &path).await?;
 
-    let download = only_package(incoming.path(), &spec).map_err(at_folder)??;
-    let package = Package::open(manifest, &download).await.map_err(|error| match error {
+    let spec = call.spec;
+    let folders = if call.delivers_to.is_empty() { cargo_caches() } else { call.delivers_to };
+    let download = only_package(&folders, &manifest.source, &spec).map_err(at_folder)??;
+    // What cargo keeps is cargo's; everything else is in our own folder already.
+    let arrived = incoming.path().join(format!("arrived.{}", manifest.source.extension()));
+    match manifest.source {
+        Source::Crate { .. } => drop(std::fs::copy(&download, &arrived).map_err(at_folder)?),
+        _ => std::fs::rename(&download, &arrived).map_err(at_folder)?,
+    }
+    let package = Package::open(manifest, &arrived).await.map_err(|error| match error {
         PackageError::HashMismatch { expected, actual, .. } => {
             FetchError::WrongDownload { spec, expected, actual }
         }
         other => other.into(),
     })?;
-    std::fs::rename(&download, &path).map_err(at_folder)?;
+    std::fs::rename(&arrived, &path).map_err(at_folder)?;
     Ok(package.moved_to(path))
 }
 
-/// Has npm write a package into a folder.
-async fn pack(npm: &Npm, spec: &str, into: &Path, path: &Path) -> Result<(), FetchError> {
-    // `--silent` would leave out the reason when it fails.
-    let child = Command::new(&npm.program)
-        .args(["pack", spec, "--loglevel=error", "--ignore-scripts", "--pack-destination"])
-        .arg(into)
-        // Away from whatever project we are run in, and from its settings.
-        .current_dir(into)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = child.map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => {
-            let (program, spec, path) = (npm.program.clone(), spec.to_owned(), path.to_owned());
-            FetchError::NpmAbsent { program, spec, path }
-        }
-        _ => FetchError::NpmStart { program: npm.program.clone(), source },
-    })?;
-    let stderr = child.stderr.take().expect("stderr is piped");
-    let run = async {
-        let message = tail(stderr).await?;
-        Ok((child.wait().await?, message))
-    };
-    let outcome = match tokio::time::timeout(npm.time_max, run).await {
-        Ok(outcome) => outcome,
-        Err(_) => return Err(FetchError::NpmTimeout { spec: spec.to_owned(), limit: npm.time_max }),
-    };
-    let (status, message) =
-        outcome.map_err(|source| FetchError::NpmStart { program: npm.program.clone(), source })?;
-    if status.success() {
-        return Ok(());
+/// One call of a client.
+struct Call {
+    program: PathBuf,
+    arguments: Vec<String>,
+    folder: PathBuf,
+    /// Where the package is afterwards; empty for cargo's own folders.
+    delivers_to: Vec<PathBuf>,
+    spec: String,
+    brings: &'static str,
+    by_hand: String,
+}
+
+impl Call {
+    fn new(source: &Source, clients: &Clients, folder: &Path) -> io::Result<Self> {
+        let spec = source.spec();
+        let text = |arguments: &[&str]| arguments.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>();
+        let here = folder.to_str().ok_or_else(|| io::Error::other("its name is not UTF-8"))?;
+        let delivers_to = vec![folder.to_owned()];
+        Ok(match source {
+            Source::Npm { .. } => Self {
+                program: clients.npm.clone(),
+                // `--silent` would leave out the reason when it fails.
+                arguments: text(&[
+                    "pack",
+                    &spec,
+                    "--loglevel=error",
+                    "--ignore-scripts",
+                    "--pack-destination",
+                    here,
+                ]),
+                folder: folder.to_owned(),
+                delivers_to,
+                brings: "Node.js, which brings npm (for instance `apt-get install npm`)",
+                by_hand: format!("npm pack {spec}"),
+                spec,
+            },
+            Source::Pypi { .. } => Self {
+                program: clients.python.clone(),
+                arguments: text(&[
+                    "-m",
+                    "pip",
+                    "download",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    "--no-deps",
+                    // A source package would be built, which runs what is in it.
+                    "--only-binary=:all:",
+                    "--dest",
+                    here,
+                    &spec,
+                ]),
+                folder: folder.to_owned(),
+                delivers_to,
+                brings: "Python with pip (for instance `apt-get install python3-pip`)",
+                by_hand: format!("pip download --no-deps --only-binary=:all: {spec}"),
+                spec,
+            },
+            Source::Crate { package, version } => {
+                // A project that needs nothing but this crate: cargo fetches it and keeps what it got.
+                std::fs::create_dir(folder.join("src"))?;
+                std::fs::write(folder.join("src/lib.rs"), "")?;
+                std::fs::write(
+                    folder.join("Cargo.toml"),
+                    format!(
+                        "[package]\nname = \"fetch\"\nversion = \"0.0.0\"\nedition = \"2021\"\n[workspace]\n\
+                         [dependencies]\n\"{package}\" = \"={version}\"\n"
+                    ),
+                )?;
+                Self {
+                    program: clients.cargo.clone(),
+                    arguments: text(&["fetch", "--quiet"]),
+                    folder: folder.to_owned(),
+                    delivers_to: Vec::new(),
+                    brings: "Rust, which brings cargo",
+                    by_hand: format!("cargo fetch (of a project that needs {package} ={version})"),
+                    spec,
+                }
+            }
+            Source::Dir { .. } => return Err(io::Error::other("a folder is not fetched")),
+        })
     }
-    let (spec, path) = (spec.to_owned(), path.to_owned());
-    Err(FetchError::NpmFailed { spec, status, message: last_lines(&message), path })
+
+    /// Has the client deliver the package. `path` is where it will be kept.
+    async fn run(&self, time_max: Duration, path: &Path) -> Result<(), FetchError> {
+        let (program, spec) = (self.program.clone(), self.spec.clone());
+        let child = Command::new(&self.program)
+            .args(&self.arguments)
+            // Away from whatever project we are run in, and from its settings.
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn();
+        let mut child = child.map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => FetchError::ClientAbsent {
+                program: program.clone(),
+                brings: self.brings,
+                by_hand: self.by_hand.clone(),
+                path: path.to_owned(),
+            },
+            _ => FetchError::ClientStart { program: program.clone(), source },
+        })?;
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let run = async {
+            let message = tail(stderr).await?;
+            Ok((child.wait().await?, message))
+        };
+        let outcome = match tokio::time::timeout(time_max, run).await {
+            Ok(outcome) => outcome,
+            Err(_) => return Err(FetchError::ClientTimeout { program, spec, limit: time_max }),
+        };
+        let (status, message) =
+            outcome.map_err(|source| FetchError::ClientStart { program: program.clone(), source })?;
+        if status.success() {
+            return Ok(());
+        }
+        let (message, by_hand) = (last_lines(&message), self.by_hand.clone());
+        Err(FetchError::ClientFailed { program, spec, status, message, by_hand, path: path.to_owned() })
+    }
+}
+
+/// The folders in which cargo keeps crates, one for each registry.
+fn cargo_caches() -> Vec<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let Some(home) = home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))) else { return Vec::new() };
+    let folders = std::fs::read_dir(home.join("registry/cache")).into_iter().flatten();
+    folders.filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
 /// Reads to the end and returns the last bytes.
@@ -164,16 +293,26 @@ fn last_lines(message: &[u8]) -> String {
     }
 }
 
-/// The one package file in a folder.
-fn only_package(folder: &Path, spec: &str) -> io::Result<Result<PathBuf, FetchError>> {
+/// The one package file in some folders.
+fn only_package(folders: &[PathBuf], source: &Source, spec: &str) -> io::Result<Result<PathBuf, FetchError>> {
     let mut packages = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.path().extension().is_some_and(|e| e == "tgz") && entry.file_type()?.is_file() {
-            packages.push(entry.path());
+    for folder in folders {
+        if let Source::Crate { package, version } = source {
+            packages
+                .extend(Some(folder.join(format!("{package}-{version}.crate"))).filter(|path| path.exists()));
+            continue;
+        }
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let fits = entry.path().extension().is_some_and(|e| e == source.extension());
+            if fits && entry.file_type()?.is_file() {
+                packages.push(entry.path());
+            }
         }
     }
     let found = packages.len();
-    let one = packages.pop().filter(|_| found == 1);
+    // Several registries of cargo may have the same crate; its hash is checked all the same.
+    let enough = if matches!(source, Source::Crate { .. }) { found > 0 } else { found == 1 };
+    let one = packages.pop().filter(|_| enough);
     Ok(one.ok_or_else(|| FetchError::NotOnePackage { spec: spec.to_owned(), found }))
 }

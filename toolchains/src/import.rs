@@ -22,12 +22,12 @@ const PARCELS_WAITING_MAX: usize = 1;
 const DIRECTORIES_MAX: usize = 500;
 
 /// A toolchain in a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Imported {
     /// Digest of the tree's root Directory.
     pub root: Digest,
-    /// Digest of the WebAssembly module.
-    pub module: Digest,
+    /// Digests of the WebAssembly modules, in the manifest's order.
+    pub modules: Vec<Digest>,
     /// Files in the tree, each path counted.
     pub files: usize,
     /// Bytes of the files, each blob counted once.
@@ -61,7 +61,7 @@ pub enum ImportError {
     Archive { archive: String, source: io::Error },
     #[error("archive {archive} was refused because of {path:?}: {why}")]
     Entry { archive: String, path: String, why: EntryProblem },
-    #[error("the package holds no file {0}, which the manifest names")]
+    #[error("the package holds no {0}, which the manifest names")]
     Missing(RelPath),
     #[error("could not place the module: {why}")]
     Place { path: RelPath, why: TreeBuildError },
@@ -119,13 +119,13 @@ impl Storing<'_> {
 
     /// Uploads the Directories when all files are there, children before parents.
     async fn finish(mut self, unpacked: Unpacked) -> Result<Imported, ImportError> {
-        let Unpacked { tree, module, files, bytes } = unpacked;
+        let Unpacked { tree, modules, files, bytes } = unpacked;
         for directories in tree.directories.chunks(DIRECTORIES_MAX) {
             self.small(directories.to_vec()).await?;
         }
         self.at = Progress { package_bytes_done: self.at.package_bytes, files, ..self.at };
         (self.progress)(self.at);
-        Ok(Imported { root: tree.root, module, files, bytes, blobs_uploaded: self.at.blobs_uploaded })
+        Ok(Imported { root: tree.root, modules, files, bytes, blobs_uploaded: self.at.blobs_uploaded })
     }
 
     async fn small(&mut self, mut blobs: Vec<(Digest, Bytes)>) -> Result<(), ImportError> {

@@ -1,24 +1,40 @@
 //! Pinned WASI toolchains: what they are, how to get them, and how to put them into a blob store.
 //!
 //! A [`Manifest`] names a published package and its hash; [`fetch`] gets the package with the package
-//! manager's own client; [`import`] unpacks it into a Directory tree in any `BlobStore`. Packages are
+//! manager's own client; [`import`] unpacks it into a Directory tree in any `BlobStore`. A [`Registry`] holds the
+//! trees that a server knows by name, and [`effective`] says what an action that names one really runs. Packages are
 //! data here: nothing out of them is executed, and nothing of them is written to the disk by name.
 
 mod archive;
+mod effective;
 mod fetch;
 mod import;
 mod manifest;
+mod other_packages;
 mod package;
+mod registry;
+mod toolchain;
 mod unpack;
 
 pub use archive::{EntryProblem, ImportLimits};
-pub use fetch::{FetchError, Npm, fetch};
+pub use effective::{Effective, EffectiveError, PROPERTY, TOOLCHAINS_PER_ACTION_MAX, asked, effective};
+pub use fetch::{Clients, FetchError, fetch};
 pub use import::{ImportError, Imported, Progress, import};
-pub use manifest::{Manifest, ManifestProblems, Module, Problem, Source, SourceError, Unpack};
+pub use manifest::{Manifest, ManifestProblems, Module, Problem, Smoke, Source, SourceError, Take, Unpack};
 pub use package::{PACKAGE_BYTES_MAX, Package, PackageError};
+pub use registry::{Registry, RegistryError, ResolveError, TOOLCHAINS_MAX};
+pub use toolchain::{BadToolchain, MOUNT, RECORD_BYTES_MAX, TOOLS_MAX, Tool, Toolchain};
 
 /// The manifests inside of this program, by name.
-const BUILTIN: &[(&str, &str)] = &[("clang", include_str!("../manifests/clang.toml"))];
+const BUILTIN: &[(&str, &str)] = &[
+    ("avr-gcc", include_str!("../manifests/avr-gcc.toml")),
+    ("clang", include_str!("../manifests/clang.toml")),
+    ("esbuild", include_str!("../manifests/esbuild.toml")),
+    ("nextpnr-ice40", include_str!("../manifests/nextpnr-ice40.toml")),
+    ("python", include_str!("../manifests/python.toml")),
+    ("resvg", include_str!("../manifests/resvg.toml")),
+    ("yosys", include_str!("../manifests/yosys.toml")),
+];
 
 /// The names of the toolchains that this program knows.
 pub fn builtin_names() -> impl Iterator<Item = &'static str> {

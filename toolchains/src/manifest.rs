@@ -3,8 +3,18 @@
 use std::fmt;
 use std::str::FromStr;
 
-use toml::{Table, Value};
-use wardian_proto::RelPath;
+use toml::Table;
+use wardian_proto::{Digest, RelPath};
+
+use crate::Toolchain;
+use crate::toolchain::{self, Tool, is_own_property, is_tool_name, is_variable};
+
+mod keys;
+mod source;
+
+use keys::{Keys, Problems};
+pub use source::{Source, SourceError};
+pub(crate) use source::{is_version, is_word};
 
 /// A toolchain: where its package comes from and what of it goes where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,19 +24,35 @@ pub struct Manifest {
     pub name: String,
     /// Version of the toolchain, the same as its package's.
     pub version: String,
+    /// One line for people.
+    pub description: String,
     /// SPDX expression for what is imported.
     pub license: String,
     /// Where the package comes from.
     pub source: Source,
-    /// SHA-256 of the package file, as lower-case hex.
-    pub sha256: String,
-    /// The WebAssembly module.
-    pub module: Module,
-    /// The archives to unpack beside it.
+    /// SHA-256 of the package file, as lower-case hex; `None` for a folder only.
+    pub sha256: Option<String>,
+    /// Where the tree is in the input root of an action.
+    pub mount: RelPath,
+    /// What the modules need beyond the first version of WebAssembly; for people.
+    pub needs: Vec<String>,
+    /// The WebAssembly modules.
+    pub modules: Vec<Module>,
+    /// The archives to unpack beside them.
     pub unpack: Vec<Unpack>,
+    /// The files and folders to take as they are.
+    pub take: Vec<Take>,
+    /// What argv[0] may name.
+    pub tools: Vec<Tool>,
+    /// Environment of every tool.
+    pub environment: Vec<(String, String)>,
+    /// Platform properties of every tool: its limits and its clock.
+    pub properties: Vec<(String, String)>,
+    /// A small action that shows that it works.
+    pub smoke: Option<Smoke>,
 }
 
-/// The module of a toolchain, which may stand for several programs.
+/// A module of a toolchain, which may stand for several programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Module {
@@ -46,89 +72,30 @@ pub struct Unpack {
     pub into: RelPath,
 }
 
-/// Where a package comes from. Always one exact version.
+/// A file of a package, or a folder with everything below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[allow(missing_docs)]
-pub enum Source {
-    Npm { package: String, version: String },
+pub struct Take {
+    /// Its path inside the package.
+    pub from: RelPath,
+    /// Its path in the imported tree.
+    pub into: RelPath,
 }
 
-/// Why a source was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum SourceError {
-    #[error("{0:?} is no source; write it as npm:PACKAGE@VERSION")]
-    Syntax(String),
-    #[error("sources of kind {0:?} are not supported yet; npm is the only one")]
-    Kind(String),
-    #[error("{0:?} is no npm package name")]
-    Package(String),
-    #[error("{0:?} is not one exact version, such as 1.2.3")]
-    Version(String),
-}
-
-impl Source {
-    /// The package and version in the words of the source's own client.
-    pub fn spec(&self) -> String {
-        match self {
-            Self::Npm { package, version } => format!("{package}@{version}"),
-        }
-    }
-
-    fn version(&self) -> &str {
-        match self {
-            Self::Npm { version, .. } => version,
-        }
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Npm { .. } => write!(f, "npm:{}", self.spec()),
-        }
-    }
-}
-
-impl FromStr for Source {
-    type Err = SourceError;
-
-    fn from_str(text: &str) -> Result<Self, SourceError> {
-        let syntax = || SourceError::Syntax(text.to_owned());
-        let (kind, rest) = text.split_once(':').ok_or_else(syntax)?;
-        if kind != "npm" {
-            return Err(SourceError::Kind(kind.to_owned()));
-        }
-        // From the right: the name itself may begin with an @.
-        let (package, version) = rest.rsplit_once('@').ok_or_else(syntax)?;
-        let unscoped = package.strip_prefix('@').map_or(Some(package), |scoped| {
-            scoped.split_once('/').filter(|(scope, _)| is_word(scope)).map(|(_, name)| name)
-        });
-        if !unscoped.is_some_and(is_word) {
-            return Err(SourceError::Package(package.to_owned()));
-        }
-        if !is_exact_version(version) {
-            return Err(SourceError::Version(version.to_owned()));
-        }
-        Ok(Self::Npm { package: package.to_owned(), version: version.to_owned() })
-    }
-}
-
-/// Lower-case letters, digits and `._+-`, beginning with a letter or digit: safe in file names and on
-/// command lines.
-fn is_word(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    text.starts_with(plain) && text.chars().all(|c| plain(c) || "._+-".contains(c))
-}
-
-/// `1.2.3`, perhaps with more behind a `-` or `+`; no range and no tag.
-fn is_exact_version(text: &str) -> bool {
-    let core = text.split(['-', '+']).next().unwrap_or_default();
-    let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    core.split('.').count() == 3
-        && core.split('.').all(number)
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c))
+/// A small action that a toolchain must do right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Smoke {
+    /// The tool and its arguments.
+    pub arguments: Vec<String>,
+    /// Input files and what is in them.
+    pub files: Vec<(RelPath, String)>,
+    /// Output files and the SHA-256 that they must have; an empty one is not compared.
+    pub outputs: Vec<(RelPath, String)>,
+    /// What standard output must hold.
+    pub stdout: Option<String>,
+    /// The exit code; 0 unless something else is said.
+    pub exit_code: i32,
 }
 
 /// One thing that is wrong in a manifest.
@@ -173,6 +140,28 @@ impl Manifest {
             _ => Err(ManifestProblems(problems.0)),
         }
     }
+
+    /// `NAME@VERSION`.
+    pub fn label(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+
+    /// What is registered once the tree is stored.
+    pub fn toolchain(&self, tree: Digest, modules: Vec<Digest>) -> Toolchain {
+        Toolchain {
+            name: self.name.clone(),
+            version: self.version.clone(),
+            tree,
+            mount: self.mount.clone(),
+            tools: self.tools.clone(),
+            environment: self.environment.clone(),
+            properties: self.properties.clone(),
+            modules,
+            description: self.description.clone(),
+            license: self.license.clone(),
+            source: self.source.to_string(),
+        }
+    }
 }
 
 fn read_manifest(mut keys: Keys, problems: &mut Problems) -> Option<Manifest> {
@@ -180,45 +169,112 @@ fn read_manifest(mut keys: Keys, problems: &mut Problems) -> Option<Manifest> {
         true => Ok(text.to_owned()),
         false => Err("use lower-case letters, digits and ._+-".to_owned()),
     });
-    let version = keys.text("version", problems, |text| match is_exact_version(text) {
+    let version = keys.text("version", problems, |text| match is_version(text) {
         true => Ok(text.to_owned()),
         false => Err(SourceError::Version(text.to_owned()).to_string()),
     });
+    let description = keys.optional("description", problems, |text| Ok(text.to_owned()));
     let license = keys.text("license", problems, |text| match text.trim().is_empty() {
         true => Err("name the licence as an SPDX expression".to_owned()),
         false => Ok(text.to_owned()),
     });
     let source: Option<Source> = keys.text("source", problems, parsed);
-    let sha256 = keys.text("sha256", problems, |text| {
-        let hex = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if hex { Ok(text.to_owned()) } else { Err("expected 64 lower-case hex digits".to_owned()) }
+    let sha256 = match &source {
+        Some(Source::Dir { .. }) => {
+            keys.optional("sha256", problems, |_| Err::<String, _>("a folder has none".to_owned()))
+        }
+        _ => keys.text("sha256", problems, sha256_hex),
+    };
+    let mount = keys.optional("mount", problems, below_root);
+    keys.optional("wasi", problems, |text| match text {
+        "preview1" => Ok(()),
+        other => Err(format!("{other:?} is not known; only preview1 is")),
     });
-    let module = keys.table("module", problems).and_then(|keys| read_module(keys, problems));
+    let needs = keys.optional_texts("needs", problems, |text| Ok(text.to_owned()));
+    let modules: Vec<_> =
+        keys.tables("module", problems).into_iter().map(|keys| read_module(keys, problems)).collect();
     let unpack: Vec<_> =
         keys.tables("unpack", problems).into_iter().map(|keys| read_unpack(keys, problems)).collect();
+    let take: Vec<_> =
+        keys.tables("take", problems).into_iter().map(|keys| read_take(keys, problems)).collect();
+    let tools: Vec<_> =
+        keys.tables("tool", problems).into_iter().map(|keys| read_tool(keys, problems)).collect();
+    let no_nul = |value: &str| value.contains('\0').then(|| "holds a NUL byte".to_owned());
+    let environment = keys.pairs("environment", problems, |name, value| match is_variable(name) {
+        true => no_nul(value),
+        false => Some("is no name of a variable".to_owned()),
+    });
+    let properties = keys.pairs("properties", problems, |name, _| match is_own_property(name) {
+        true => None,
+        false => Some("is not one of wasi-* and wasm-*".to_owned()),
+    });
+    let smoke = keys.optional_table("smoke", problems).and_then(|keys| read_smoke(keys, problems));
     keys.finish(problems);
 
-    if let (Some(version), Some(source)) = (&version, &source)
-        && version != source.version()
+    if modules.is_empty() {
+        problems.add("module", "name at least one".to_owned());
+    }
+    if let (Some(version), Some(of_source)) = (&version, source.as_ref().and_then(Source::version))
+        && version != of_source
     {
-        problems.add("version", format!("the source has version {}", source.version()));
+        problems.add("version", format!("the source has version {of_source}"));
     }
     for (at, item) in unpack.iter().enumerate() {
         let Some(item) = item else { continue };
         let earlier = unpack[..at].iter().flatten().any(|other| other.archive == item.archive);
-        if earlier || module.as_ref().is_some_and(|module| module.file == item.archive) {
+        if earlier || modules.iter().flatten().any(|module| module.file == item.archive) {
             problems.add(&format!("unpack[{at}].archive"), "this file is used already".to_owned());
         }
     }
+    let modules: Vec<Module> = modules.into_iter().collect::<Option<_>>()?;
+    let tools = tools_of(tools.into_iter().collect::<Option<_>>()?, &modules, problems);
+    if let Some(smoke) = &smoke
+        && !tools.iter().any(|tool| tool.name == smoke.arguments[0])
+    {
+        problems.add("smoke.arguments[0]", format!("{:?} is none of the tools", smoke.arguments[0]));
+    }
+    let name = name?;
     Some(Manifest {
-        name: name?,
+        mount: mount.unwrap_or_else(|| toolchain::default_mount(&name)),
+        name,
         version: version?,
+        description: description.unwrap_or_default(),
         license: license?,
         source: source?,
-        sha256: sha256?,
-        module: module?,
+        sha256,
+        needs,
+        modules,
         unpack: unpack.into_iter().collect::<Option<_>>()?,
+        take: take.into_iter().collect::<Option<_>>()?,
+        tools,
+        environment,
+        properties,
+        smoke,
     })
+}
+
+/// The tools that are named, and else one for each path of a module.
+fn tools_of(named: Vec<Tool>, modules: &[Module], problems: &mut Problems) -> Vec<Tool> {
+    for (at, tool) in named.iter().enumerate() {
+        if named[..at].iter().any(|other| other.name == tool.name) {
+            problems.add(&format!("tool[{at}].name"), format!("{} is named already", tool.name));
+        }
+        if !modules.iter().any(|module| module.paths.contains(&tool.path)) {
+            problems.add(&format!("tool[{at}].path"), format!("{} is no path of a module", tool.path));
+        }
+    }
+    if !named.is_empty() {
+        return named;
+    }
+    let mut tools: Vec<Tool> = Vec::new();
+    for path in modules.iter().flat_map(|module| &module.paths) {
+        let name = path.file_name().unwrap_or_default().to_owned();
+        if tools.iter().any(|tool| tool.name == name) || !is_tool_name(&name) {
+            problems.add("tool", format!("{path} needs a name of its own; name the tools"));
+        }
+        tools.push(Tool { name, path: path.clone(), arguments: Vec::new() });
+    }
+    tools
 }
 
 fn read_module(mut keys: Keys, problems: &mut Problems) -> Option<Module> {
@@ -243,6 +299,60 @@ fn read_unpack(mut keys: Keys, problems: &mut Problems) -> Option<Unpack> {
     Some(Unpack { archive: archive?, into: into? })
 }
 
+fn read_take(mut keys: Keys, problems: &mut Problems) -> Option<Take> {
+    let from = keys.text("from", problems, below_root);
+    let into = keys.text("into", problems, parsed_path);
+    keys.finish(problems);
+    Some(Take { from: from?, into: into? })
+}
+
+fn read_tool(mut keys: Keys, problems: &mut Problems) -> Option<Tool> {
+    let name = keys.text("name", problems, |text| match is_tool_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("{text:?} is no name of a program")),
+    });
+    let path = keys.text("path", problems, below_root);
+    let arguments = keys.optional_texts("arguments", problems, argument);
+    keys.finish(problems);
+    Some(Tool { name: name?, path: path?, arguments })
+}
+
+fn read_smoke(mut keys: Keys, problems: &mut Problems) -> Option<Smoke> {
+    let arguments = keys.texts("arguments", problems, argument);
+    let paths = |keys: &mut Keys, key: &str, problems: &mut Problems, hash: bool| {
+        let pairs = keys.pairs(key, problems, |name, value| match below_root(name) {
+            Err(why) => Some(why),
+            Ok(_) if hash && !value.is_empty() => sha256_hex(value).err(),
+            Ok(_) => None,
+        });
+        let path = |text: &str| RelPath::parse(text).expect("checked above");
+        pairs.into_iter().map(|(name, value)| (path(&name), value)).collect::<Vec<_>>()
+    };
+    let files = paths(&mut keys, "files", problems, false);
+    let outputs = paths(&mut keys, "outputs", problems, true);
+    let stdout = keys.optional("stdout", problems, |text| Ok(text.to_owned()));
+    let exit_code = keys.number("exit_code", problems).unwrap_or(0);
+    let exit_code = i32::try_from(exit_code).ok().filter(|code| (0..=255).contains(code));
+    if exit_code.is_none() {
+        problems.add(&keys.key("exit_code"), "is not between 0 and 255".to_owned());
+    }
+    if arguments.as_ref().is_some_and(Vec::is_empty) {
+        problems.add(&keys.key("arguments"), "name a tool".to_owned());
+    }
+    keys.finish(problems);
+    let arguments = arguments.filter(|arguments| !arguments.is_empty())?;
+    Some(Smoke { arguments, files, outputs, stdout, exit_code: exit_code? })
+}
+
+fn argument(text: &str) -> Result<String, String> {
+    if text.contains('\0') { Err("holds a NUL byte".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn sha256_hex(text: &str) -> Result<String, String> {
+    let hex = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if hex { Ok(text.to_owned()) } else { Err("expected 64 lower-case hex digits".to_owned()) }
+}
+
 fn parsed<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error: T::Err| error.to_string())
 }
@@ -255,108 +365,5 @@ fn below_root(text: &str) -> Result<RelPath, String> {
     match parsed_path(text)? {
         path if path.is_root() => Err("the path is empty".to_owned()),
         path => Ok(path),
-    }
-}
-
-#[derive(Default)]
-struct Problems(Vec<Problem>);
-
-impl Problems {
-    fn add(&mut self, key: &str, why: String) {
-        self.0.push(Problem { key: key.to_owned(), why });
-    }
-}
-
-/// A table whose keys are taken out one by one; what is left over was not expected.
-struct Keys {
-    prefix: String,
-    table: Table,
-}
-
-impl Keys {
-    fn new(prefix: &str, table: Table) -> Self {
-        Self { prefix: prefix.to_owned(), table }
-    }
-
-    fn key(&self, key: &str) -> String {
-        format!("{}{key}", self.prefix)
-    }
-
-    fn text<T>(
-        &mut self,
-        key: &str,
-        problems: &mut Problems,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        let outcome = match self.table.remove(key) {
-            None => Err("is missing".to_owned()),
-            Some(Value::String(text)) => parse(&text),
-            Some(other) => Err(format!("expected a string, found {}", other.type_str())),
-        };
-        outcome.map_err(|why| problems.add(&self.key(key), why)).ok()
-    }
-
-    fn texts<T>(
-        &mut self,
-        key: &str,
-        problems: &mut Problems,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<Vec<T>> {
-        let items = match self.table.remove(key) {
-            Some(Value::Array(items)) => items,
-            None => {
-                problems.add(&self.key(key), "is missing".to_owned());
-                return None;
-            }
-            Some(other) => {
-                problems.add(&self.key(key), format!("expected a list, found {}", other.type_str()));
-                return None;
-            }
-        };
-        // Each item is looked at, also behind a bad one.
-        let mut parsed = Vec::new();
-        for (at, item) in items.iter().enumerate() {
-            let outcome = item.as_str().ok_or_else(|| "expected a string".to_owned()).and_then(&parse);
-            parsed.push(outcome.map_err(|why| problems.add(&self.key(&format!("{key}[{at}]")), why)).ok());
-        }
-        parsed.into_iter().collect()
-    }
-
-    fn table(&mut self, key: &str, problems: &mut Problems) -> Option<Keys> {
-        match self.table.remove(key) {
-            Some(Value::Table(table)) => return Some(Self::new(&format!("{}.", self.key(key)), table)),
-            None => problems.add(&self.key(key), "is missing".to_owned()),
-            Some(other) => {
-                problems.add(&self.key(key), format!("expected a table, found {}", other.type_str()))
-            }
-        }
-        None
-    }
-
-    /// A list of tables that may be absent.
-    fn tables(&mut self, key: &str, problems: &mut Problems) -> Vec<Keys> {
-        let items = match self.table.remove(key) {
-            None => return Vec::new(),
-            Some(Value::Array(items)) => items,
-            Some(other) => {
-                problems.add(&self.key(key), format!("expected tables, found {}", other.type_str()));
-                return Vec::new();
-            }
-        };
-        let mut tables = Vec::new();
-        for (at, item) in items.into_iter().enumerate() {
-            let key = self.key(&format!("{key}[{at}]"));
-            match item {
-                Value::Table(table) => tables.push(Self::new(&format!("{key}."), table)),
-                other => problems.add(&key, format!("expected a table, found {}", other.type_str())),
-            }
-        }
-        tables
-    }
-
-    fn finish(self, problems: &mut Problems) {
-        for key in self.table.keys() {
-            problems.add(&self.key(key), "is no key of a manifest".to_owned());
-        }
     }
 }

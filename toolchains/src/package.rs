@@ -1,4 +1,4 @@
-//! A package file whose hash was checked.
+//! A package file whose hash was checked, or a folder that stands for one.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,7 +14,7 @@ pub const PACKAGE_BYTES_MAX: u64 = 512 << 20;
 /// Bytes hashed at a time.
 const HASH_CHUNK_BYTES: usize = 1 << 20;
 
-/// The package that a manifest asks for, in a file. It exists only with the right hash.
+/// The package that a manifest asks for. A file exists only with the right hash; a folder has none.
 #[derive(Clone, Debug)]
 pub struct Package {
     manifest: Manifest,
@@ -35,20 +35,35 @@ pub enum PackageError {
         path.display()
     )]
     HashMismatch { path: PathBuf, expected: String, actual: String },
+    #[error("{} is no folder", .0.display())]
+    NoFolder(PathBuf),
+    #[error("toolchain {0} comes from a folder, not from a package file")]
+    NoFile(String),
 }
 
 impl Package {
     /// Accepts a file when it is what the manifest asks for.
     pub async fn open(manifest: &Manifest, path: &Path) -> Result<Self, PackageError> {
+        let Some(expected) = manifest.sha256.clone() else {
+            return Err(PackageError::NoFile(manifest.label()));
+        };
         let file = path.to_owned();
         let hashed = tokio::task::spawn_blocking(move || hash(&file)).await;
         let actual = hashed.unwrap_or_else(|join| std::panic::resume_unwind(join.into_panic()))?;
         let (manifest, path) = (manifest.clone(), path.to_owned());
-        if actual == manifest.sha256 {
+        if actual == expected {
             Ok(Self { manifest, path })
         } else {
-            Err(PackageError::HashMismatch { path, expected: manifest.sha256, actual })
+            Err(PackageError::HashMismatch { path, expected, actual })
         }
+    }
+
+    /// Accepts a folder of the user's as it is.
+    pub(crate) fn folder(manifest: &Manifest, path: &Path) -> Result<Self, PackageError> {
+        if !path.is_dir() {
+            return Err(PackageError::NoFolder(path.to_owned()));
+        }
+        Ok(Self { manifest: manifest.clone(), path: path.to_owned() })
     }
 
     /// What the package is.

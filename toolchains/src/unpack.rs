@@ -1,7 +1,7 @@
 //! Turns a package into blobs and a Directory tree. Blocking; knows nothing of stores.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
 use std::rc::Rc;
@@ -12,7 +12,8 @@ use wardian_proto::{Digest, DigestFunction, RelPath};
 use wardian_store::tree_builder::{BuiltTree, TreeBuilder};
 
 use crate::archive::{Kind, Member, MemberError, Totals, below, walk};
-use crate::{EntryProblem, ImportError, ImportLimits, Manifest, Package};
+use crate::other_packages::{walk_folder, walk_zip};
+use crate::{EntryProblem, ImportError, ImportLimits, Manifest, Module, Package, Source};
 
 /// The digest function of imported trees.
 const FUNCTION: DigestFunction = DigestFunction::Sha256;
@@ -43,7 +44,8 @@ pub(crate) struct Parcel {
 /// What a package was found to hold.
 pub(crate) struct Unpacked {
     pub(crate) tree: BuiltTree,
-    pub(crate) module: Digest,
+    /// In the manifest's order.
+    pub(crate) modules: Vec<Digest>,
     pub(crate) files: usize,
     pub(crate) bytes: u64,
 }
@@ -54,9 +56,7 @@ pub(crate) fn unpack(
     limits: &ImportLimits,
     deliver: impl FnMut(Parcel) -> Result<(), ImportError>,
 ) -> Result<Unpacked, ImportError> {
-    let failed = |source| ImportError::Open { path: package.path().to_owned(), source };
     let read = Rc::new(Cell::new(0));
-    let file = Counted { reader: File::open(package.path()).map_err(failed)?, read: Rc::clone(&read) };
     let unpacking = Unpacking {
         limits: *limits,
         totals: Totals::default(),
@@ -67,11 +67,11 @@ pub(crate) fn unpack(
             small_bytes: 0,
             files: 0,
             bytes: 0,
-            read,
+            read: Rc::clone(&read),
             deliver,
         },
     };
-    unpacking.run(package.manifest(), GzDecoder::new(BufReader::new(file)))
+    unpacking.run(package, read)
 }
 
 struct Unpacking<D> {
@@ -85,48 +85,47 @@ struct Unpacking<D> {
 struct Wanted<'a> {
     manifest: &'a Manifest,
     seen: HashSet<RelPath>,
-    module: Option<Digest>,
+    /// By the place of the module in the manifest.
+    modules: HashMap<usize, Digest>,
+    /// Whether there was something of each [`Take`](crate::Take).
+    taken: Vec<bool>,
 }
 
 impl<D: FnMut(Parcel) -> Result<(), ImportError>> Unpacking<D> {
-    fn run(mut self, manifest: &Manifest, package: impl Read) -> Result<Unpacked, ImportError> {
-        let mut wanted = Wanted { manifest, seen: HashSet::new(), module: None };
+    fn run(mut self, package: &Package, read: Rc<Cell<u64>>) -> Result<Unpacked, ImportError> {
+        let manifest = package.manifest();
+        let taken = vec![false; manifest.take.len()];
+        let mut wanted = Wanted { manifest, seen: HashSet::new(), modules: HashMap::new(), taken };
         let Self { limits, totals, tree, blobs } = &mut self;
-        walk("package", package, (limits, totals), &mut |mut member| {
-            if !wanted.seen.insert(member.path.clone()) && member.kind != Kind::Directory {
-                return Err(EntryProblem::Twice.into());
-            }
-            if let Kind::Symlink(_) = member.kind {
-                return Err(EntryProblem::Kind("a symlink").into());
-            }
-            if member.path == manifest.module.file {
-                let (digest, _) = blobs.file(&mut member)?;
-                wanted.module = Some(digest);
-            } else if let Some(item) = manifest.unpack.iter().find(|item| item.archive == member.path) {
-                let Kind::File { .. } = member.kind else { return Err(EntryProblem::Kind("no file").into()) };
-                let mut place = |member: Member<'_>| {
-                    let path = item.into.resolve(member.path.as_str())?;
-                    place(tree, blobs, limits, path, member)
-                };
-                walk(item.archive.as_str(), member.data, (limits, totals), &mut place)
-                    .map_err(MemberError::Told)?;
-            }
-            Ok(())
-        })?;
-        let module = wanted.finish()?;
-        let (first, others) = manifest.module.paths.split_first().expect("a manifest names at least one");
-        let at = |path: &RelPath| {
-            let path = path.clone();
-            move |why| ImportError::Place { path, why }
+        let mut visit = |member: Member<'_>| wanted.member(member, (limits, totals), tree, blobs);
+        let failed = |source| ImportError::Open { path: package.path().to_owned(), source };
+        let open = move || {
+            let reader = File::open(package.path()).map_err(failed)?;
+            Ok::<_, ImportError>(Counted { reader, read })
         };
-        self.tree.file(first, module, true).map_err(at(first))?;
-        for path in others {
-            // Links, so that a worker that lays the tree out copies a large module once.
-            self.tree.symlink(path, &link_target(path, first)).map_err(at(path))?;
+        match &manifest.source {
+            Source::Npm { .. } | Source::Crate { .. } => {
+                walk("package", GzDecoder::new(BufReader::new(open()?)), (limits, totals), &mut visit)?;
+            }
+            Source::Pypi { .. } => walk_zip(BufReader::new(open()?), (limits, totals), &mut visit)?,
+            Source::Dir { .. } => walk_folder(package.path(), (limits, totals), &mut visit)?,
+        }
+        let modules = wanted.finish()?;
+        for (Module { paths, .. }, digest) in manifest.modules.iter().zip(&modules) {
+            let (first, others) = paths.split_first().expect("a manifest names at least one");
+            let at = |path: &RelPath| {
+                let path = path.clone();
+                move |why| ImportError::Place { path, why }
+            };
+            self.tree.file(first, *digest, true).map_err(at(first))?;
+            for path in others {
+                // Links, so that a worker that lays the tree out copies a large module once.
+                self.tree.symlink(path, &link_target(path, first)).map_err(at(path))?;
+            }
         }
         self.blobs.flush()?;
         let Collected { files, bytes, .. } = self.blobs;
-        Ok(Unpacked { tree: self.tree.build(FUNCTION), module, files, bytes })
+        Ok(Unpacked { tree: self.tree.build(FUNCTION), modules, files, bytes })
     }
 }
 
@@ -159,15 +158,78 @@ fn place<D: FnMut(Parcel) -> Result<(), ImportError>>(
 }
 
 impl Wanted<'_> {
-    /// Fails when something was not there; returns the module.
-    fn finish(self) -> Result<Digest, ImportError> {
-        let archives = self.manifest.unpack.iter().map(|item| &item.archive);
-        let wanted = [&self.manifest.module.file].into_iter().chain(archives);
-        if let Some(missing) = wanted.into_iter().find(|path| !self.seen.contains(path)) {
+    /// Looks at a member of the package, which may be a module, an archive to unpack, or something to take.
+    fn member<D: FnMut(Parcel) -> Result<(), ImportError>>(
+        &mut self,
+        mut member: Member<'_>,
+        (limits, totals): (&ImportLimits, &Totals),
+        tree: &mut TreeBuilder,
+        blobs: &mut Collected<D>,
+    ) -> Result<(), MemberError> {
+        if !self.seen.insert(member.path.clone()) && member.kind != Kind::Directory {
+            return Err(EntryProblem::Twice.into());
+        }
+        if let Kind::Symlink(_) = member.kind {
+            return Err(EntryProblem::Kind("a symlink").into());
+        }
+        if let Some(item) = self.manifest.unpack.iter().find(|item| item.archive == member.path) {
+            let Kind::File { .. } = member.kind else { return Err(EntryProblem::Kind("no file").into()) };
+            let mut place = |member: Member<'_>| {
+                let path = item.into.resolve(member.path.as_str())?;
+                place(tree, blobs, limits, path, member)
+            };
+            let walked = walk(item.archive.as_str(), member.data, (limits, totals), &mut place);
+            return walked.map_err(MemberError::Told);
+        }
+        let modules = self.manifest.modules.iter().enumerate();
+        let modules: Vec<usize> = modules.filter(|(_, m)| m.file == member.path).map(|(at, _)| at).collect();
+        let mut places = Vec::new();
+        for (at, item) in self.manifest.take.iter().enumerate() {
+            if let Some(rest) = below_path(&member.path, &item.from) {
+                self.taken[at] = true;
+                places.push(item.into.resolve(rest)?);
+            }
+        }
+        if modules.is_empty() && places.is_empty() {
+            return Ok(());
+        }
+        if member.kind == Kind::Directory {
+            for path in places {
+                below("names in a path", path.segments().count() as u64, limits.path_depth_max)?;
+                tree.directory(&path)?;
+            }
+            return if modules.is_empty() { Ok(()) } else { Err(EntryProblem::Kind("no file").into()) };
+        }
+        let (digest, is_executable) = blobs.file(&mut member)?;
+        self.modules.extend(modules.into_iter().map(|at| (at, digest)));
+        for path in places {
+            below("names in a path", path.segments().count() as u64, limits.path_depth_max)?;
+            tree.file(&path, digest, is_executable)?;
+        }
+        Ok(())
+    }
+
+    /// Fails when something was not there; returns the modules.
+    fn finish(self) -> Result<Vec<Digest>, ImportError> {
+        let Manifest { modules, unpack, take, .. } = self.manifest;
+        let archives = unpack.iter().map(|item| &item.archive);
+        if let Some(missing) = archives.into_iter().find(|path| !self.seen.contains(path)) {
             return Err(ImportError::Missing(missing.clone()));
         }
-        self.module.ok_or_else(|| ImportError::Missing(self.manifest.module.file.clone()))
+        if let Some(at) = self.taken.iter().position(|taken| !taken) {
+            return Err(ImportError::Missing(take[at].from.clone()));
+        }
+        let found = |(at, module): (usize, &Module)| {
+            self.modules.get(&at).copied().ok_or_else(|| ImportError::Missing(module.file.clone()))
+        };
+        modules.iter().enumerate().map(found).collect()
     }
+}
+
+/// What is left of a path below another; empty for the path itself.
+fn below_path<'a>(path: &'a RelPath, above: &RelPath) -> Option<&'a str> {
+    let rest = path.as_str().strip_prefix(above.as_str())?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
 }
 
 /// The blobs found so far: small ones until there are enough to hand on.
@@ -242,6 +304,12 @@ impl<D: FnMut(Parcel) -> Result<(), ImportError>> Collected<D> {
 
     fn hand_on(&mut self, blobs: Blobs) -> Result<(), ImportError> {
         (self.deliver)(Parcel { blobs, package_bytes_read: self.read.get(), files: self.files })
+    }
+}
+
+impl<R: Seek> Seek for Counted<R> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.reader.seek(to)
     }
 }
 

@@ -72,7 +72,7 @@ async fn a_good_package_becomes_a_tree() {
         "usr/var/empty/",
     ];
     assert_eq!(listing(&store, imported.root).await, expected);
-    assert_eq!(imported.module, DigestFunction::Sha256.digest(&module()));
+    assert_eq!(imported.modules, [DigestFunction::Sha256.digest(&module())]);
     assert_eq!((imported.files, imported.bytes), (5, 3_000_018));
 
     let tree = closure(&store, imported.root, TreeLimits::default()).await.unwrap();

