@@ -127,8 +127,9 @@ pub fn timeout(action: &reapi::Action, limits: &Limits) -> Result<Duration, Fail
     Ok(if asked.is_zero() { max } else { asked })
 }
 
+/// Reads and decodes an action's Command, with the platform in it.
 #[allow(deprecated)]
-async fn read_command(
+pub async fn read_command(
     store: &dyn BlobStore,
     action: &reapi::Action,
     function_of: &Digest,

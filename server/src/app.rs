@@ -17,6 +17,7 @@ use wardian_scheduler::LocalQueue;
 use wardian_store::action_cache::ActionCache;
 use wardian_store::backend::SledStore;
 use wardian_store::tree_pins::{TreePinLimits, TreePins};
+use wardian_toolchains::Registry;
 
 use crate::config::Config;
 use crate::services::{Context, SERVED, routes};
@@ -41,6 +42,9 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long open streams may go on after the workers have drained.
 const STREAM_DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// How often the record of the toolchains is looked at, so that the store does not take it for unused.
+const TOOLCHAINS_REFRESHED_EVERY: Duration = Duration::from_secs(30);
+
 /// A running server.
 pub struct Server {
     address: SocketAddr,
@@ -51,6 +55,8 @@ pub struct Server {
     worker: JoinSet<()>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    /// Ends with the server.
+    _keeping: JoinSet<()>,
 }
 
 impl Server {
@@ -64,7 +70,7 @@ impl Server {
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
         let Stores { local, blobs, records, meters } = Stores::open(&config).await?;
-        let action_cache = ActionCache::new(records, blobs.clone());
+        let action_cache = ActionCache::new(Arc::clone(&records), blobs.clone());
         let queue = LocalQueue::new(config.scheduler, action_cache.clone());
         let worker = WorkerConfig {
             name: config.worker.name.clone(),
@@ -80,6 +86,12 @@ impl Server {
         let worker = worker.start().await;
         let pin_limits = TreePinLimits { tree: config.worker.limits.tree, ..config.pins };
         let tree_pins = Arc::new(TreePins::new(blobs.clone(), pin_limits));
+        let known = trusted.clone();
+        let toolchains =
+            Registry::open(records, Arc::clone(&tree_pins), move |module| known.add(module)).await;
+        let toolchains = Arc::new(toolchains.context("the registered toolchains cannot be read")?);
+        let mut keeping = JoinSet::new();
+        keeping.spawn(keep(Arc::clone(&toolchains)));
         let sources = Sources {
             local: local.clone(),
             meters,
@@ -91,6 +103,7 @@ impl Server {
             blobs,
             tree_pins,
             action_cache,
+            toolchains,
             queue: queue.clone(),
             instances: config.instances,
             action_cache_update: config.action_cache_update,
@@ -116,7 +129,7 @@ impl Server {
             });
         let serving = tokio::spawn(serving);
         tracing::info!(%address, data = %config.data.display(), "serving");
-        Ok(Self { address, queue, store: local, health, trusted, worker, stop, serving })
+        Ok(Self { address, queue, store: local, health, trusted, worker, stop, serving, _keeping: keeping })
     }
 
     /// The address of the port.
@@ -151,6 +164,16 @@ impl Server {
     async fn drained_within(&mut self, time: Duration) -> bool {
         let drained = async { while self.worker.join_next().await.is_some() {} };
         tokio::time::timeout(time, drained).await.is_ok()
+    }
+}
+
+/// Keeps the record of the toolchains from being evicted.
+async fn keep(toolchains: Arc<Registry>) {
+    loop {
+        tokio::time::sleep(TOOLCHAINS_REFRESHED_EVERY).await;
+        if let Err(error) = toolchains.refresh().await {
+            tracing::warn!(%error, "the registered toolchains could not be refreshed");
+        }
     }
 }
 

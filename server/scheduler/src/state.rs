@@ -20,8 +20,10 @@ use crate::platform::{Offer, Platform, Unsatisfiable, unsatisfiable};
 pub struct Job {
     /// The instance it was sent to.
     pub instance: InstanceName,
-    /// The Action.
+    /// The Action that is run.
     pub action: Digest,
+    /// The Action that the client sent; another one where that named toolchains.
+    pub requested: Digest,
     /// What the worker must satisfy.
     pub platform: Platform,
     /// Lower runs sooner.
@@ -157,7 +159,7 @@ struct Ended {
     bytes: usize,
 }
 
-type Key = (InstanceName, Digest);
+type Key = (InstanceName, Digest, Digest);
 
 /// The state. See the module's text.
 #[derive(Debug, Default)]
@@ -515,7 +517,8 @@ impl Scheduler {
 }
 
 fn key(job: &Job) -> Key {
-    (job.instance.clone(), job.action)
+    // Those who sent other messages do not share a run, so that each hears of its own.
+    (job.instance.clone(), job.action, job.requested)
 }
 
 #[cfg(test)]

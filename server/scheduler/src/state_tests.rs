@@ -9,6 +9,7 @@ fn job(name: &str) -> Job {
     Job {
         instance: InstanceName::default(),
         action: DigestFunction::Sha256.digest(name.as_bytes()),
+        requested: DigestFunction::Sha256.digest(name.as_bytes()),
         platform: platform(&[("OSFamily", "linux")]),
         priority: 0,
         do_not_cache: false,

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 use wardian_proto::{Digest, DigestFunction, reapi};
+use wardian_runtime::Failure;
+use wardian_runtime::action::read_action;
 use wardian_store::{BlobStore, Upload};
 
-use super::Context;
 use super::inline::Inline;
+use super::{Context, failure_status};
 
 pub(super) struct ActionCache(pub(super) Arc<Context>);
 
@@ -21,7 +23,9 @@ impl reapi::action_cache_server::ActionCache for ActionCache {
         let request = request.into_inner();
         let instance = self.0.instance(&request.instance_name)?;
         let action = instance.digest(request.digest_function, request.action_digest.as_ref())?;
-        let found = self.0.action_cache.get(&instance.name, &action).await?;
+        // Of an action that names a toolchain the result is found under what it really runs.
+        let run = self.effective(action).await?;
+        let found = self.0.action_cache.get(&instance.name, &run).await?;
         let mut result =
             found.ok_or_else(|| Status::not_found(format!("no result of action {action} is cached")))?;
         let inline = Inline {
@@ -60,6 +64,26 @@ impl reapi::action_cache_server::ActionCache for ActionCache {
 }
 
 impl ActionCache {
+    /// The digest that results of an action are cached under. An action that is not stored names no toolchain
+    /// as far as anybody can tell here.
+    async fn effective(&self, action: Digest) -> Result<Digest, Status> {
+        if self.0.toolchains.list().is_empty() {
+            return Ok(action);
+        }
+        let effective = match read_action(&*self.0.blobs, &action, &self.0.limits).await {
+            Ok(message) => self.0.effective(action, &message).await,
+            Err(failure) => Err(failure),
+        };
+        match effective {
+            Ok(effective) => Ok(effective.map_or(action, |effective| effective.digest)),
+            // Not stored, or no action at all: results that clients wrote are served for anything.
+            Err(Failure::MissingBlobs(_) | Failure::InvalidArgument(_)) => Ok(action),
+            // A toolchain that is not registered has no results.
+            Err(failure @ Failure::FailedPrecondition(_)) => Err(Status::not_found(failure.to_string())),
+            Err(failure) => Err(failure_status(&failure)),
+        }
+    }
+
     /// Moves contents that a client put into the result to where they belong.
     async fn store_inlined(
         &self,

@@ -56,29 +56,39 @@ impl reapi::execution_server::Execution for Execution {
         let action =
             action::read_action(blobs, &action_digest, limits).await.map_err(|f| failure_status(&f))?;
         action::timeout(&action, limits).map_err(|f| failure_status(&f))?;
+        // In the response: a long list does not fit the headers that the status of a call travels in.
+        let missing = |failure: Failure| {
+            let response = reapi::ExecuteResponse { status: Some(failure.to_status()), ..Default::default() };
+            Ok(Response::new(done_at_once(&instance.name, &action_digest, &response)))
+        };
+        // From here on `run` is what is run, cached and joined; the client goes on hearing of what it sent.
+        let (run, action, blobs_of_it) = match self.0.effective(action_digest, &action).await {
+            Ok(None) => (action_digest, action, None),
+            Ok(Some(effective)) => (effective.digest, effective.action.clone(), Some(effective)),
+            Err(failure @ Failure::MissingBlobs(_)) => return missing(failure),
+            Err(failure) => return Err(failure_status(&failure)),
+        };
         if !request.skip_cache_lookup
             && !action.do_not_cache
-            && let Some(result) = self.0.action_cache.get(&instance.name, &action_digest).await?
+            && let Some(result) = self.0.action_cache.get(&instance.name, &run).await?
         {
             return Ok(Response::new(self.cached(&instance.name, action_digest, result, hints).await));
         }
+        if let Some(effective) = &blobs_of_it {
+            self.0.store_effective(effective).await.map_err(|f| failure_status(&f))?;
+        }
         // Before the action waits for anything: what is there now is there when a worker wants it.
-        let inputs = match self.0.pin_inputs(action_digest, &action).await {
+        let inputs = match self.0.pin_inputs(run, &action).await {
             Ok(inputs) => inputs,
-            // In the response: a long list does not fit the headers that the status of a call travels in.
-            Err(failure @ Failure::MissingBlobs(_)) => {
-                let response =
-                    reapi::ExecuteResponse { status: Some(failure.to_status()), ..Default::default() };
-                return Ok(Response::new(done_at_once(&instance.name, &action_digest, &response)));
-            }
+            Err(failure @ Failure::MissingBlobs(_)) => return missing(failure),
             Err(failure) => return Err(failure_status(&failure)),
         };
-        let platform = action::read_platform(blobs, &action, &action_digest, limits)
-            .await
-            .map_err(|f| failure_status(&f))?;
+        let platform =
+            action::read_platform(blobs, &action, &run, limits).await.map_err(|f| failure_status(&f))?;
         let job = Job {
             instance: instance.name.clone(),
-            action: action_digest,
+            action: run,
+            requested: action_digest,
             platform,
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
             do_not_cache: action.do_not_cache,
@@ -168,8 +178,9 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
         let operation = match &view.stage {
             Stage::Completed(response) => {
                 state.ended = true;
-                let response = with_inlined(&state.context, &view.job.action, response, &state.hints).await;
-                completed(&state.name, &view.job.action, &response)
+                let response =
+                    with_inlined(&state.context, &view.job.requested, response, &state.hints).await;
+                completed(&state.name, &view.job.requested, &response)
             }
             _ => describe(&state.name, &view),
         };
@@ -196,13 +207,13 @@ async fn with_inlined(
 pub(super) fn describe(name: &OperationName, view: &View) -> longrunning::Operation {
     use reapi::execution_stage::Value;
     let (stage, partial) = match &view.stage {
-        Stage::Completed(response) => return completed(name, &view.job.action, response),
+        Stage::Completed(response) => return completed(name, &view.job.requested, response),
         Stage::Queued => (Value::Queued, None),
         Stage::Executing(metadata) => (Value::Executing, Some((**metadata).clone())),
     };
     longrunning::Operation {
         name: name.to_string(),
-        metadata: Some(metadata(stage, &view.job.action, partial)),
+        metadata: Some(metadata(stage, &view.job.requested, partial)),
         done: false,
         result: None,
     }

@@ -10,6 +10,7 @@ mod inline;
 mod inputs;
 mod operations;
 mod routes;
+mod toolchains;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use wardian_scheduler::LocalQueue;
 use wardian_store::BlobStore;
 use wardian_store::action_cache::ActionCache;
 use wardian_store::tree_pins::TreePins;
+use wardian_toolchains::Registry;
 
 use crate::config::RequestLimits;
 use crate::instance::Instance;
@@ -38,6 +40,7 @@ pub(crate) struct Context {
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) tree_pins: Arc<TreePins>,
     pub(crate) action_cache: ActionCache,
+    pub(crate) toolchains: Arc<Registry>,
     pub(crate) queue: LocalQueue,
     pub(crate) instances: Vec<Instance>,
     pub(crate) action_cache_update: bool,

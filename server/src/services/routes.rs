@@ -10,6 +10,7 @@ use wardian_proto::reapi::action_cache_server::ActionCacheServer;
 use wardian_proto::reapi::capabilities_server::CapabilitiesServer;
 use wardian_proto::reapi::content_addressable_storage_server::ContentAddressableStorageServer;
 use wardian_proto::reapi::execution_server::ExecutionServer;
+use wardian_proto::wardian::toolchains_server::ToolchainsServer;
 
 use super::{Context, MESSAGE_BYTES_MAX};
 
@@ -21,6 +22,7 @@ pub(crate) const SERVED: &[&str] = &[
     "build.bazel.remote.execution.v2.Execution",
     "google.bytestream.ByteStream",
     "google.longrunning.Operations",
+    "wardian.v1.Toolchains",
 ];
 
 /// Builds the router. Paths of services that are not offered answer UNIMPLEMENTED.
@@ -29,6 +31,7 @@ pub(crate) async fn routes(context: Arc<Context>, health: HealthReporter) -> any
     let action_cache = super::action_cache::ActionCache(context.clone());
     let byte_stream = super::byte_stream::ByteStream(context.clone());
     let capabilities = super::capabilities::Capabilities(context.clone());
+    let toolchains = super::toolchains::Toolchains(context.clone());
     let operations = super::operations::Operations(context);
     let mut routes = Routes::builder();
     routes
@@ -38,6 +41,7 @@ pub(crate) async fn routes(context: Arc<Context>, health: HealthReporter) -> any
         .add_service(ByteStreamServer::new(byte_stream).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(CapabilitiesServer::new(capabilities))
         .add_service(OperationsServer::new(operations))
+        .add_service(ToolchainsServer::new(toolchains))
         .add_service(tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(health),
         ))

@@ -23,6 +23,7 @@ mod pins;
 mod reflection;
 mod requests;
 mod tiers;
+mod toolchains;
 mod trees;
 mod uploads;
 mod wasm;

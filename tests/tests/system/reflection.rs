@@ -19,6 +19,7 @@ const SERVICES: &[&str] = &[
     "google.bytestream.ByteStream",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
+    "wardian.v1.Toolchains",
 ];
 
 /// Asks a reflection service of either version for its list of services and for one symbol.

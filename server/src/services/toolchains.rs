@@ -1,0 +1,167 @@
+//! Toolchains: what is registered by name, and what an action that names one really runs.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use wardian_proto::{Digest, DigestFunction, reapi, wardian};
+use wardian_runtime::{Failure, action};
+use wardian_store::Upload;
+use wardian_toolchains::{
+    Effective, EffectiveError, Registry, RegistryError, ResolveError, TOOLCHAINS_PER_ACTION_MAX, Toolchain,
+};
+
+use super::Context;
+
+pub(super) struct Toolchains(pub(super) Arc<Context>);
+
+#[tonic::async_trait]
+impl wardian::toolchains_server::Toolchains for Toolchains {
+    async fn list_toolchains(
+        &self,
+        _: Request<wardian::ListToolchainsRequest>,
+    ) -> Result<Response<wardian::ListToolchainsResponse>, Status> {
+        let toolchains = self.0.toolchains.list().iter().map(|toolchain| toolchain.to_wire()).collect();
+        Ok(Response::new(wardian::ListToolchainsResponse { toolchains }))
+    }
+
+    async fn get_toolchain(
+        &self,
+        request: Request<wardian::GetToolchainRequest>,
+    ) -> Result<Response<wardian::Toolchain>, Status> {
+        let found = self.0.toolchains.resolve(&request.get_ref().name).map_err(|error| match error {
+            ResolveError::Malformed(_) => Status::invalid_argument(error.to_string()),
+            ResolveError::Unknown { .. } => Status::not_found(error.to_string()),
+            ResolveError::Incomplete(_) => Status::failed_precondition(error.to_string()),
+        })?;
+        Ok(Response::new(found.to_wire()))
+    }
+
+    async fn put_toolchain(
+        &self,
+        request: Request<wardian::PutToolchainRequest>,
+    ) -> Result<Response<wardian::Toolchain>, Status> {
+        refuse_strangers(&request)?;
+        let wire = request.into_inner().toolchain;
+        let wire = wire.ok_or_else(|| Status::invalid_argument("toolchain is missing"))?;
+        let toolchain = Toolchain::from_wire(wire).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let put = self.0.toolchains.put(toolchain).await.map_err(registry_status)?;
+        tracing::info!(toolchain = put.label(), tree = %put.tree, "registered");
+        Ok(Response::new(put.to_wire()))
+    }
+
+    async fn remove_toolchain(
+        &self,
+        request: Request<wardian::RemoveToolchainRequest>,
+    ) -> Result<Response<wardian::RemoveToolchainResponse>, Status> {
+        refuse_strangers(&request)?;
+        let wardian::RemoveToolchainRequest { name, version } = request.into_inner();
+        self.0.toolchains.remove(&name, &version).await.map_err(registry_status)?;
+        tracing::info!(name, version, "removed");
+        Ok(Response::new(wardian::RemoveToolchainResponse {}))
+    }
+}
+
+/// A registered module runs at the baseline tier and is kept for good: that is for the operator to say. Until
+/// callers are known by name, those on this machine count as operators.
+fn refuse_strangers<T>(request: &Request<T>) -> Result<(), Status> {
+    let is_here = |address: IpAddr| address.to_canonical().is_loopback();
+    if request.remote_addr().is_some_and(|address| is_here(address.ip())) {
+        return Ok(());
+    }
+    Err(Status::permission_denied("toolchains are registered and removed from the server's own machine only"))
+}
+
+fn registry_status(error: RegistryError) -> Status {
+    let text = error.to_string();
+    match error {
+        RegistryError::Changed { .. } => Status::already_exists(text),
+        RegistryError::Missing { .. } => Status::failed_precondition(text),
+        RegistryError::TooMany => Status::resource_exhausted(text),
+        RegistryError::Unknown { .. } => Status::not_found(text),
+        RegistryError::Store(error) => error.into(),
+    }
+}
+
+fn effective_failure(error: EffectiveError) -> Failure {
+    match error {
+        EffectiveError::Missing(digest) => Failure::MissingBlobs(vec![digest]),
+        EffectiveError::Store(error) => error.into(),
+        EffectiveError::Tool { .. } => Failure::FailedPrecondition(error.to_string()),
+        EffectiveError::OsFamily(_) | EffectiveError::Collision { .. } | EffectiveError::NoArguments => {
+            Failure::InvalidArgument(error.to_string())
+        }
+    }
+}
+
+fn resolved(registry: &Registry, text: &str) -> Result<Arc<Toolchain>, Failure> {
+    registry.resolve(text).map_err(|error| match error {
+        ResolveError::Malformed(_) => {
+            Failure::InvalidArgument(format!("platform property toolchain: {error}"))
+        }
+        ResolveError::Unknown { .. } | ResolveError::Incomplete(_) => {
+            Failure::FailedPrecondition(error.to_string())
+        }
+    })
+}
+
+impl Context {
+    /// What an action that names toolchains really runs; `None` for one that names none.
+    ///
+    /// The toolchains are looked up here, once: what is registered later does not change an action that waits.
+    pub(super) async fn effective(
+        &self,
+        digest: Digest,
+        action: &reapi::Action,
+    ) -> Result<Option<Effective>, Failure> {
+        let (blobs, limits) = (&*self.blobs, &self.limits);
+        if action.platform.is_some() && wardian_toolchains::asked(action.platform.as_ref()).next().is_none() {
+            return Ok(None);
+        }
+        let (_, root) = action::inputs(action, &digest)?;
+        let command = match action::read_command(blobs, action, &digest, limits).await {
+            Ok((command, _)) => command,
+            // Whether it names a toolchain cannot be known; what is missing is said when it is to be run.
+            Err(Failure::MissingBlobs(_)) if action.platform.is_none() => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        #[allow(deprecated)]
+        let platform = action.platform.as_ref().or(command.platform.as_ref());
+        let asked: Vec<&str> =
+            wardian_toolchains::asked(platform).take(TOOLCHAINS_PER_ACTION_MAX + 1).collect();
+        if asked.is_empty() {
+            return Ok(None);
+        }
+        if asked.len() > TOOLCHAINS_PER_ACTION_MAX {
+            let text = format!("platform has more than {TOOLCHAINS_PER_ACTION_MAX} properties `toolchain`");
+            return Err(Failure::InvalidArgument(text));
+        }
+        if digest.function() != DigestFunction::Sha256 {
+            return Err(Failure::FailedPrecondition(format!(
+                "toolchains are stored under SHA256, and the action is not: it has {:?}",
+                digest.function()
+            )));
+        }
+        let mut toolchains: Vec<Arc<Toolchain>> = Vec::new();
+        for text in asked {
+            let toolchain = resolved(&self.toolchains, text)?;
+            if !toolchains.iter().any(|other| other.tree == toolchain.tree && other.mount == toolchain.mount)
+            {
+                toolchains.push(toolchain);
+            }
+        }
+        let parts = (action, command, root);
+        let made =
+            wardian_toolchains::effective(blobs, limits.tree.directory_bytes_max, parts, &toolchains).await;
+        made.map(Some).map_err(effective_failure)
+    }
+
+    /// Stores the messages of an effective action.
+    pub(super) async fn store_effective(&self, effective: &Effective) -> Result<(), Failure> {
+        let uploads = effective.blobs.iter().map(|(digest, bytes)| Upload::bytes(*digest, bytes.clone()));
+        for outcome in self.blobs.put_batch(uploads.collect()).await {
+            outcome?;
+        }
+        Ok(())
+    }
+}
