@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tempfile::TempDir;
 use wardian_proto::InstanceName;
-use wardian_toolchains::{Manifest, Npm, Package, fetch};
+use wardian_toolchains::{Clients, Manifest, Package, fetch};
 
 use super::follow::until_interrupted;
 use super::progress::Progress;
@@ -80,7 +80,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<()> {
     task.finish(&format!("server at {url}, data in {}", folder.path().display()));
 
     let next = match &package {
-        Some(package) => large::show(&client, server.trusted(), package, &progress).await?,
+        Some(package) => large::show(&client, package, &progress).await?,
         None => small::show(&client, &progress).await?,
     };
     drop(client);
@@ -112,8 +112,8 @@ async fn try_toolchain(offline: bool, progress: &Progress) -> anyhow::Result<Pac
     let manifest = wardian_toolchains::builtin("clang").context("this program has no manifest of clang")?;
     let folder =
         packages_folder().context("there is no home folder to keep the package in; set XDG_CACHE_HOME")?;
-    let npm = Npm::on_path(folder);
-    let kept = npm.package_path(&manifest);
+    let clients = Clients::on_path(folder);
+    let kept = clients.package_path(&manifest);
     if offline && !kept.exists() {
         anyhow::bail!(
             "--offline, and the package was not downloaded before. Run `wardian demo` once with a network, or run \
@@ -123,7 +123,7 @@ async fn try_toolchain(offline: bool, progress: &Progress) -> anyhow::Result<Pac
         );
     }
     let task = progress.spinner(&fetching(&manifest, &kept));
-    let package = fetch(&manifest, &npm).await?;
+    let package = fetch(&manifest, &clients, None).await?;
     task.finish(&format!("{} {} is at {}", manifest.name, manifest.version, package.path().display()));
     Ok(package)
 }
@@ -136,7 +136,7 @@ fn fetching(manifest: &Manifest, kept: &Path) -> String {
 }
 
 /// Where packages are kept, as the XDG base directories say.
-fn packages_folder() -> Option<PathBuf> {
+pub(super) fn packages_folder() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
     Some(cache.join("wardian/packages"))

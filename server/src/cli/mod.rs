@@ -20,6 +20,7 @@ mod run;
 mod serve;
 mod store;
 mod store_stats;
+mod toolchain;
 mod tree_view;
 mod usage;
 
@@ -37,6 +38,7 @@ First steps:
   wardian demo                        compile, link and run a C program; needs no server
   wardian serve --data ./data         start a server on 127.0.0.1:8980
   wardian run --input . -- ./x.wasm   run a tool of this directory on the server
+  wardian toolchain add clang         a C compiler by name
   wardian cas put ./src               store a directory and print its digest
   wardian action show HASH/SIZE       see what an action was made of
 
@@ -65,6 +67,7 @@ enum Command {
     /// Check or print the configuration.
     Config(config::ConfigArgs),
     Store(store::StoreArgs),
+    Toolchain(toolchain::ToolchainArgs),
     /// What a worker starts to compile a module.
     #[command(hide = true)]
     CompileModule {
@@ -117,6 +120,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::demo(args).await,
         Command::Config(args) => config::config(args),
         Command::Store(args) => store::store(&cli.remote, args).await,
+        Command::Toolchain(args) => toolchain::toolchain(&cli.remote, args).await,
         Command::CompileModule { .. } => unreachable!("done before anything else"),
     }
 }

@@ -35,10 +35,11 @@ Examples:
   Run a WASI module of this directory and bring back what it writes:
     wardian run --input . --output out/result.txt -- ./tool.wasm --fast data.csv
 
-  Compile with a toolchain that the server has (`wardian cas put DIR` prints its digest):
-    wardian run --input . --graft tools=HASH/SIZE --property OSFamily=wasi \\
-      --output hello.o -- tools/bin/clang -O2 -c hello.c -o hello.o \\
-      --sysroot=tools/usr -resource-dir=tools/usr
+  Compile with a toolchain that the server knows (`wardian toolchain add clang` makes it so):
+    wardian run --toolchain clang -- clang -O2 -c hello.c -o hello.o
+
+  Put a tree that the server has already into the input tree (`wardian cas put DIR` prints its digest):
+    wardian run --input . --graft tools=HASH/SIZE -- ./tools/tool.wasm
 
   For scripts:
     wardian run --input . --json --no-cache -- ./tool.wasm | jq .timings";
@@ -49,6 +50,11 @@ pub(crate) struct RunArgs {
     /// Directory that the tool sees; without it the tree is empty.
     #[arg(long, short, value_name = "DIR")]
     input: Option<PathBuf>,
+    /// Use a toolchain that the server knows (`wardian toolchain list`): NAME or NAME@VERSION. The tool may then be
+    /// named as it is in the toolchain. Without --input the directory is this one, without what .gitignore and
+    /// .wardianignore name; without --output the output is what follows -o in the command. May be repeated.
+    #[arg(long, short, value_name = "NAME")]
+    toolchain: Vec<String>,
     /// Put a directory tree that the server has already at PATH in the input tree. May be repeated.
     #[arg(long, value_name = "PATH=HASH/SIZE")]
     graft: Vec<Graft>,
@@ -121,10 +127,11 @@ pub(crate) async fn run(remote: &Remote, args: RunArgs) -> anyhow::Result<ExitCo
 impl RunArgs {
     fn spec(&self) -> ActionSpec {
         let pair = |pair: &Pair| (pair.name.clone(), pair.value.clone());
+        let toolchains = self.toolchain.iter().map(|name| ("toolchain".to_owned(), name.clone()));
         ActionSpec {
             arguments: self.command.clone(),
             environment: self.env.iter().map(pair).collect(),
-            platform: self.property.iter().map(pair).collect(),
+            platform: self.property.iter().map(pair).chain(toolchains).collect(),
             outputs: self.outputs(),
             working_directory: self.working_directory.clone(),
             timeout: self.timeout,
@@ -132,6 +139,9 @@ impl RunArgs {
     }
 
     fn outputs(&self) -> BTreeSet<RelPath> {
+        if self.output.is_empty() && !self.toolchain.is_empty() {
+            return named_outputs(&self.command);
+        }
         self.output.iter().cloned().collect()
     }
 
@@ -139,6 +149,9 @@ impl RunArgs {
     fn input_tree(&self) -> anyhow::Result<LocalTree> {
         let mut local = match &self.input {
             Some(directory) => LocalTree::walk(directory, InputLimits::default())?,
+            None if !self.toolchain.is_empty() => {
+                LocalTree::walk_unignored(".".as_ref(), InputLimits::default())?
+            }
             None => LocalTree::default(),
         };
         for graft in &self.graft {
@@ -147,6 +160,28 @@ impl RunArgs {
         }
         Ok(local)
     }
+}
+
+/// What a command says that it writes: `-o PATH`, `-oPATH`, `--output=PATH`, `--outfile=PATH`. Paths that lead
+/// elsewhere are left to the tool to complain about.
+fn named_outputs(command: &[String]) -> BTreeSet<RelPath> {
+    let mut named = BTreeSet::new();
+    let mut add = |text: &str| named.extend(relative_path(text).ok().filter(|path| !path.is_root()));
+    let mut arguments = command.iter().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "-o" || argument == "--output" {
+            if let Some(path) = arguments.next() {
+                add(path);
+            }
+        } else if let Some(path) =
+            argument.strip_prefix("--output=").or_else(|| argument.strip_prefix("--outfile="))
+        {
+            add(path);
+        } else if let Some(path) = argument.strip_prefix("-o").filter(|_| !argument.contains('=')) {
+            add(path);
+        }
+    }
+    named
 }
 
 /// Makes the action and stores everything that it needs. Returns its digest.
@@ -202,4 +237,27 @@ fn has_outputs(result: &reapi::ActionResult) -> bool {
         && result.output_symlinks.is_empty()
         && result.output_file_symlinks.is_empty()
         && result.output_directory_symlinks.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(command: &str, expected: &[&str]) {
+        let command: Vec<String> = command.split(' ').map(str::to_owned).collect();
+        let named = named_outputs(&command);
+        assert_eq!(named.iter().map(RelPath::as_str).collect::<Vec<_>>(), expected, "{command:?}");
+    }
+
+    #[test]
+    fn outputs_are_read_off_the_command() {
+        check("clang -c a.c -o out/a.o", &["out/a.o"]);
+        check("clang -c a.c -oa.o", &["a.o"]);
+        check("esbuild a.ts --bundle --outfile=./out/a.js", &["out/a.js"]);
+        check("tool --output x --output=y", &["x", "y"]);
+        check("tool -o", &[]);
+        check("tool -o /etc/passwd -o ../x", &[]);
+        check("-o x", &[]);
+    }
 }

@@ -13,6 +13,9 @@ use wardian_store::tree_builder::{TreeBuildError, TreeBuilder};
 use super::Blobs;
 use super::action_spec::DIGEST_FUNCTION;
 
+/// Names files, as .gitignore does, that are no inputs.
+const IGNORE_FILE: &str = ".wardianignore";
+
 /// What a local tree may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct InputLimits {
@@ -49,6 +52,8 @@ pub enum InputError {
     Limit { root: PathBuf, what: &'static str, limit: u64 },
     #[error("{}: {source}", path.display())]
     Name { path: PathBuf, source: PathError },
+    #[error("{0}")]
+    Ignore(String),
     #[error(transparent)]
     Tree(#[from] TreeBuildError),
 }
@@ -74,6 +79,31 @@ impl LocalTree {
         Ok(walk.found)
     }
 
+    /// Reads a directory as people mean it: without what its .gitignore and .wardianignore name, and without .git.
+    /// What Git itself would not know (a global ignore file, ignore files above) plays no part, so that the same
+    /// directory is the same tree for everybody. Blocks.
+    pub fn walk_unignored(directory: &Path, limits: InputLimits) -> Result<Self, InputError> {
+        let mut walk = Walk { root: directory, limits, found: Self::default() };
+        let entries = ignore::WalkBuilder::new(directory)
+            .standard_filters(false)
+            .git_ignore(true)
+            .require_git(false)
+            .add_custom_ignore_filename(IGNORE_FILE)
+            .filter_entry(|entry| entry.file_name() != ".git")
+            .sort_by_file_name(std::cmp::Ord::cmp)
+            .build();
+        for entry in entries {
+            let entry = entry.map_err(|error| InputError::Ignore(error.to_string()))?;
+            let path = entry.path();
+            let below = path.strip_prefix(directory).expect("the walk stays below its directory");
+            let text = below.to_str().ok_or_else(|| InputError::NotUtf8(path.to_owned()))?;
+            let at = RelPath::parse(text).map_err(name_error(path))?;
+            let Some(file_type) = entry.file_type() else { continue };
+            walk.entry(path, &at, file_type, entry.depth())?;
+        }
+        Ok(walk.found)
+    }
+
     /// Finishes the tree: its Directory messages join the blobs to store. Returns the root's digest.
     pub fn finish(self) -> (Digest, Blobs) {
         let built = self.tree.build(DIGEST_FUNCTION);
@@ -92,6 +122,28 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Takes in one entry; what is in a directory comes later.
+    fn entry(
+        &mut self,
+        path: &Path,
+        at: &RelPath,
+        file_type: fs::FileType,
+        depth: usize,
+    ) -> Result<(), InputError> {
+        if depth > self.limits.depth_max {
+            return Err(self.limit("levels of directories", self.limits.depth_max as u64));
+        }
+        if file_type.is_dir() {
+            Ok(self.found.tree.directory(at)?)
+        } else if file_type.is_symlink() {
+            self.symlink(path, at)
+        } else if file_type.is_file() {
+            self.file(path, at)
+        } else {
+            Err(InputError::Kind { what: kind(file_type), path: path.to_owned() })
+        }
+    }
+
     fn level(&mut self, directory: &Path, at: &RelPath, depth: usize) -> Result<(), InputError> {
         if depth > self.limits.depth_max {
             return Err(self.limit("levels of directories", self.limits.depth_max as u64));
@@ -238,6 +290,35 @@ mod tests {
         assert_eq!(root, expected.build(DIGEST_FUNCTION).root);
         // Root, a, the empty directory, and one blob for the two equal files.
         assert_eq!(blobs.digests().len(), 4);
+    }
+
+    #[test]
+    fn ignored_files_are_no_inputs() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in [".git", "sub", "build", "empty"] {
+            fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        let files =
+            [".git/config", "a.c", "a.o", "sub/b.c", "sub/b.o", "sub/keep.o", "build/x", ".hidden", "s.key"];
+        for file in files {
+            fs::write(dir.path().join(file), file).unwrap();
+        }
+        fs::write(dir.path().join(".gitignore"), "*.o\n/build\n").unwrap();
+        fs::write(dir.path().join("sub/.gitignore"), "!keep.o\n").unwrap();
+        fs::write(dir.path().join(".wardianignore"), "*.key\n").unwrap();
+
+        let mut expected = TreeBuilder::new();
+        for file in
+            [".gitignore", ".hidden", ".wardianignore", "a.c", "sub/.gitignore", "sub/b.c", "sub/keep.o"]
+        {
+            let digest = hash_file(&dir.path().join(file)).unwrap().0;
+            expected.file(&RelPath::parse(file).unwrap(), digest, false).unwrap();
+        }
+        expected.directory(&RelPath::parse("empty").unwrap()).unwrap();
+        let walked = LocalTree::walk_unignored(dir.path(), InputLimits::default()).unwrap();
+        assert_eq!(walked.finish().0, expected.build(DIGEST_FUNCTION).root);
+        let limits = InputLimits { files_max: 6, ..InputLimits::default() };
+        assert!(LocalTree::walk_unignored(dir.path(), limits).is_err());
     }
 
     #[test]

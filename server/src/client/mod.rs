@@ -32,8 +32,10 @@ use std::future::poll_fn;
 use axum::http;
 use tonic::codegen::Service as _;
 use tonic::transport::Channel;
-use wardian_proto::{Digest, InstanceName, reapi};
+use wardian_proto::wardian::toolchains_client::ToolchainsClient;
+use wardian_proto::{Digest, InstanceName, reapi, wardian};
 use wardian_store::backend::GrpcStore;
+use wardian_toolchains::Toolchain;
 
 use crate::stats::{STATS_PATH, Stats};
 
@@ -98,6 +100,45 @@ impl Client {
         serde_json::from_slice(&body).map_err(|error| answer(error.to_string()))
     }
 
+    /// Every toolchain that the server knows by name.
+    pub async fn toolchains(&self) -> Result<Vec<Toolchain>, ClientError> {
+        let listed = self.toolchains_service().list_toolchains(wardian::ListToolchainsRequest {}).await;
+        let listed = listed.map_err(|status| ClientError::call("ListToolchains", status))?.into_inner();
+        listed.toolchains.into_iter().map(parsed).collect()
+    }
+
+    /// The toolchain that a name means; `None` when there is none.
+    pub async fn toolchain(&self, name: &str) -> Result<Option<Toolchain>, ClientError> {
+        let request = wardian::GetToolchainRequest { name: name.to_owned() };
+        match self.toolchains_service().get_toolchain(request).await {
+            Ok(found) => parsed(found.into_inner()).map(Some),
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+            Err(status) => Err(ClientError::call("GetToolchain", status)),
+        }
+    }
+
+    /// Registers a toolchain whose tree is stored.
+    pub async fn put_toolchain(&self, toolchain: &Toolchain) -> Result<Toolchain, ClientError> {
+        let request = wardian::PutToolchainRequest { toolchain: Some(toolchain.to_wire()) };
+        let put = self.toolchains_service().put_toolchain(request).await;
+        parsed(put.map_err(|status| ClientError::call("PutToolchain", status))?.into_inner())
+    }
+
+    /// Has the server forget a toolchain.
+    pub async fn remove_toolchain(&self, name: &str, version: &str) -> Result<(), ClientError> {
+        let (name, version) = (name.to_owned(), version.to_owned());
+        let request = wardian::RemoveToolchainRequest { name, version };
+        self.toolchains_service()
+            .remove_toolchain(request)
+            .await
+            .map(drop)
+            .map_err(|status| ClientError::call("RemoveToolchain", status))
+    }
+
+    fn toolchains_service(&self) -> ToolchainsClient<Channel> {
+        ToolchainsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
     /// Starts an action whose blobs are stored.
     pub fn execute(&self, action: Digest, skip_cache_lookup: bool) -> Execution {
         let request = reapi::ExecuteRequest {
@@ -111,4 +152,8 @@ impl Client {
         };
         Execution::new(self.channel.clone(), request)
     }
+}
+
+fn parsed(wire: wardian::Toolchain) -> Result<Toolchain, ClientError> {
+    Toolchain::from_wire(wire).map_err(|error| ClientError::Answer(error.to_string()))
 }

@@ -1,7 +1,6 @@
 //! The demo with a compiler: two C files are compiled, linked and run.
 
 use wardian_proto::Digest;
-use wardian_runtime::TrustedModules;
 use wardian_toolchains::{ImportLimits, Imported, Package, import};
 
 use super::super::format;
@@ -26,15 +25,10 @@ The first use of clang compiles it: 75 MB of WebAssembly become machine code, on
 That takes ten seconds or so on two cores; better code follows in the background. Later actions find it ready.";
 
 /// Shows the demo and returns what to try next.
-pub(super) async fn show(
-    client: &Client,
-    trusted: &TrustedModules,
-    package: &Package,
-    progress: &Progress,
-) -> anyhow::Result<Next> {
+pub(super) async fn show(client: &Client, package: &Package, progress: &Progress) -> anyhow::Result<Next> {
     let tools = store_toolchain(client, package, progress).await?;
     // Its package was checked against the hash in the manifest.
-    trusted.add(tools.module);
+    client.put_toolchain(&package.manifest().toolchain(tools.root, tools.modules)).await?;
     let demo = Demo { client, progress, tools: tools.root };
     progress.say(WAIT);
     let first = demo.round(false).await?;
