@@ -4,19 +4,24 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use prost::Message as _;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use wardian_proto::longrunning::{self, operation};
 use wardian_proto::{Digest, DigestFunction, InstanceName, pack_any, reapi, rpc};
 use wardian_runtime::{Failure, action};
 use wardian_scheduler::state::View;
-use wardian_scheduler::{Job, Operation, OperationName, Stage, SubmitError};
+use wardian_scheduler::{Job, Operation, OperationName, Platform, Stage, SubmitError};
 
 use super::inline::Inline;
+use super::request_metadata;
 use super::{Context, failure_status};
 
 /// Files that one request may ask to have inlined.
 const INLINE_FILES_MAX: usize = 10_000;
+
+/// When a client that met a full queue may ask again: actions that wait are gone one by one, so soon.
+const FULL_QUEUE_RETRY_SECONDS: i64 = 1;
 
 pub(super) struct Execution(pub(super) Arc<Context>);
 
@@ -39,6 +44,7 @@ impl reapi::execution_server::Execution for Execution {
         &self,
         request: Request<reapi::ExecuteRequest>,
     ) -> Result<Response<OperationStream>, Status> {
+        let invocation = request_metadata::invocation(request.metadata());
         let request = request.into_inner();
         let instance = self.0.instance(&request.instance_name)?;
         let action_digest = instance.digest(request.digest_function, request.action_digest.as_ref())?;
@@ -79,7 +85,9 @@ impl reapi::execution_server::Execution for Execution {
         let job = Job {
             instance: instance.name.clone(),
             action: action_digest,
+            memory_bytes: memory_needed(&platform),
             platform,
+            invocation,
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
             do_not_cache: action.do_not_cache,
         };
@@ -115,6 +123,11 @@ impl Execution {
     }
 }
 
+/// What an action says it needs of a worker's memory: its limit, as it may use all of it. 0 when it does not say.
+fn memory_needed(platform: &Platform) -> u64 {
+    platform.get("wasm-memory").and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+}
+
 /// A stream of one message: the operation is done before it began.
 fn done_at_once(
     instance: &InstanceName,
@@ -129,9 +142,21 @@ fn submit_status(error: SubmitError) -> Status {
     let text = error.to_string();
     match error {
         SubmitError::Unsatisfiable(_) => Status::failed_precondition(text),
-        SubmitError::QueueFull(_) | SubmitError::TooManyOperations(_) => Status::resource_exhausted(text),
+        SubmitError::QueueFull(_)
+        | SubmitError::TenantQueueFull(_)
+        | SubmitError::TooManyPlatforms(_)
+        | SubmitError::TooManyOperations(_) => retry_later(text),
         SubmitError::ShuttingDown => Status::unavailable(text),
     }
+}
+
+/// The queue is full: a refusal that says when to ask again.
+fn retry_later(text: String) -> Status {
+    let delay = prost_types::Duration { seconds: FULL_QUEUE_RETRY_SECONDS, nanos: 0 };
+    let retry = pack_any("google.rpc.RetryInfo", &rpc::RetryInfo { retry_delay: Some(delay) });
+    let code = rpc::Code::ResourceExhausted;
+    let wire = rpc::Status { code: code.into(), message: text.clone(), details: vec![retry] };
+    Status::with_details(tonic::Code::ResourceExhausted, text, wire.encode_to_vec().into())
 }
 
 /// Finds an operation by its name.

@@ -9,6 +9,7 @@ mod execution;
 mod inline;
 mod inputs;
 mod operations;
+mod request_metadata;
 mod routes;
 
 use std::sync::Arc;
