@@ -43,7 +43,8 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 fn job(number: usize) -> Job {
-    let property = |name: &str, value: &str| reapi::platform::Property { name: name.into(), value: value.into() };
+    let property =
+        |name: &str, value: &str| reapi::platform::Property { name: name.into(), value: value.into() };
     let wire = reapi::Platform { properties: vec![property("ISA", "wasm32"), property("OSFamily", "wasi")] };
     Job {
         instance: InstanceName::parse("main").unwrap(),

@@ -1,6 +1,7 @@
 //! Execution: actions in, operations out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -8,9 +9,9 @@ use prost::Message as _;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use wardian_proto::longrunning::{self, operation};
-use wardian_proto::{Digest, DigestFunction, InstanceName, pack_any, reapi, rpc};
+use wardian_proto::{Digest, DigestFunction, InstanceName, pack_any, reapi, rpc, wardian};
 use wardian_runtime::{Failure, action};
-use wardian_scheduler::state::View;
+use wardian_scheduler::state::{View, Waiting};
 use wardian_scheduler::{Job, Operation, OperationName, Platform, Stage, SubmitError};
 
 use super::inline::Inline;
@@ -19,6 +20,9 @@ use super::{Context, failure_status};
 
 /// Files that one request may ask to have inlined.
 const INLINE_FILES_MAX: usize = 10_000;
+
+/// How often whoever follows a queued operation is told what it waits for.
+const QUEUED_NEWS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// When a client that met a full queue may ask again: actions that wait are gone one by one, so soon.
 const FULL_QUEUE_RETRY_SECONDS: i64 = 1;
@@ -184,7 +188,7 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
             return None;
         }
         // The sender goes when the operation ends, or when somebody deleted it.
-        if !state.first && state.views.changed().await.is_err() {
+        if !state.first && !changed_or_still_queued(&mut state.views).await {
             state.ended = true;
             return Some((Err(Status::not_found("the operation was deleted")), state));
         }
@@ -196,11 +200,21 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
                 let response = with_inlined(&state.context, &view.job.action, response, &state.hints).await;
                 completed(&state.name, &view.job.action, &response)
             }
-            _ => describe(&state.name, &view),
+            _ => describe(&state.context, &state.name, &view),
         };
         Some((Ok(operation), state))
     })
     .boxed()
+}
+
+/// Waits until there is something to say: a change, or for a while nothing of an operation that is queued, because
+/// what it waits for may be something else by now. False when nothing more will come.
+async fn changed_or_still_queued(views: &mut watch::Receiver<View>) -> bool {
+    let queued = matches!(views.borrow().stage, Stage::Queued);
+    tokio::select! {
+        changed = views.changed() => changed.is_ok(),
+        () = tokio::time::sleep(QUEUED_NEWS_INTERVAL), if queued => true,
+    }
 }
 
 async fn with_inlined(
@@ -218,11 +232,11 @@ async fn with_inlined(
 }
 
 /// The wire form of an operation in whatever state.
-pub(super) fn describe(name: &OperationName, view: &View) -> longrunning::Operation {
+pub(super) fn describe(context: &Context, name: &OperationName, view: &View) -> longrunning::Operation {
     use reapi::execution_stage::Value;
     let (stage, partial) = match &view.stage {
         Stage::Completed(response) => return completed(name, &view.job.action, response),
-        Stage::Queued => (Value::Queued, None),
+        Stage::Queued => (Value::Queued, context.queue.waiting(name).map(waiting)),
         Stage::Executing(metadata) => (Value::Executing, Some((**metadata).clone())),
     };
     longrunning::Operation {
@@ -230,6 +244,22 @@ pub(super) fn describe(name: &OperationName, view: &View) -> longrunning::Operat
         metadata: Some(metadata(stage, &view.job.action, partial)),
         done: false,
         result: None,
+    }
+}
+
+/// What is known of a run that no worker has: why not.
+fn waiting(waiting: Waiting) -> reapi::ExecutedActionMetadata {
+    let attempts = waiting.attempts.into_iter();
+    let since = waiting.since.into();
+    let message = wardian::Waiting {
+        since: Some(since),
+        reason: waiting.reason.to_string(),
+        attempts: attempts.map(|a| wardian::Attempt { worker: a.worker, reason: a.reason }).collect(),
+    };
+    reapi::ExecutedActionMetadata {
+        queued_timestamp: Some(since),
+        auxiliary_metadata: vec![pack_any("wardian.v1.Waiting", &message)],
+        ..Default::default()
     }
 }
 
