@@ -16,6 +16,7 @@ use wardian_runtime::{DRAIN_TIME_MAX, TrustedModules, Worker, WorkerConfig};
 use wardian_scheduler::LocalQueue;
 use wardian_store::action_cache::ActionCache;
 use wardian_store::backend::SledStore;
+use wardian_store::chunking::Chunks;
 use wardian_store::tree_pins::{TreePinLimits, TreePins};
 use wardian_toolchains::Registry;
 
@@ -28,6 +29,9 @@ use crate::web;
 /// Flow-control window of one stream, and of one connection: enough for a fast link at 20 ms.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Largest frame that is taken: a client that sends more at once is read with fewer calls to the system.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
 
 /// Streams that one connection may have open.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
@@ -42,6 +46,9 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long open streams may go on after the workers have drained.
 const STREAM_DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// When the record of the toolchains is read again after that failed.
+const TOOLCHAINS_READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// How often the record of the toolchains is looked at, so that the store does not take it for unused.
 const TOOLCHAINS_REFRESHED_EVERY: Duration = Duration::from_secs(30);
 
@@ -53,6 +60,7 @@ pub struct Server {
     health: HealthReporter,
     trusted: TrustedModules,
     worker: JoinSet<()>,
+    ticking: JoinHandle<()>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     /// Ends with the server.
@@ -69,13 +77,15 @@ impl Server {
             .await
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
-        let Stores { local, blobs, records, meters } = Stores::open(&config).await?;
+        let Stores { local, blobs, records, meters, tiers } = Stores::open(&config).await?;
+        let chunks = Chunks::new(blobs.clone(), records.clone());
         let action_cache = ActionCache::new(Arc::clone(&records), blobs.clone());
-        let queue = LocalQueue::new(config.scheduler, action_cache.clone());
+        let queue = LocalQueue::new(config.scheduler, config.tenants(), action_cache.clone());
         let worker = WorkerConfig {
             name: config.worker.name.clone(),
             folder: std::path::absolute(config.data.join("worker"))?,
             slots: config.worker.slots,
+            memory_bytes: config.worker.memory_bytes,
             native: config.worker.native,
             properties: config.worker.properties.clone(),
             limits: config.worker.limits.clone(),
@@ -84,17 +94,18 @@ impl Server {
         let worker = Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?;
         let trusted = worker.trusted();
         let worker = worker.start().await;
+        let ticking = tokio::spawn(queue.clone().keep_ticking());
         let pin_limits = TreePinLimits { tree: config.worker.limits.tree, ..config.pins };
         let tree_pins = Arc::new(TreePins::new(blobs.clone(), pin_limits));
         let known = trusted.clone();
         let toolchains =
-            Registry::open(records, Arc::clone(&tree_pins), move |module| known.add(module)).await;
-        let toolchains = Arc::new(toolchains.context("the registered toolchains cannot be read")?);
+            Arc::new(Registry::new(records, Arc::clone(&tree_pins), move |module| known.add(module)));
         let mut keeping = JoinSet::new();
         keeping.spawn(keep(Arc::clone(&toolchains)));
         let sources = Sources {
             local: local.clone(),
             meters,
+            tiers,
             action_cache: action_cache.clone(),
             queue: queue.clone(),
             tree_pins: tree_pins.clone(),
@@ -102,6 +113,7 @@ impl Server {
         let context = Arc::new(Context {
             blobs,
             tree_pins,
+            chunks,
             action_cache,
             toolchains,
             queue: queue.clone(),
@@ -119,6 +131,7 @@ impl Server {
             .accept_http1(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -129,7 +142,8 @@ impl Server {
             });
         let serving = tokio::spawn(serving);
         tracing::info!(%address, data = %config.data.display(), "serving");
-        Ok(Self { address, queue, store: local, health, trusted, worker, stop, serving, _keeping: keeping })
+        let _keeping = keeping;
+        Ok(Self { address, queue, store: local, health, trusted, worker, ticking, stop, serving, _keeping })
     }
 
     /// The address of the port.
@@ -157,6 +171,7 @@ impl Server {
             Ok(served) => served??,
             Err(_) => abort.abort(),
         }
+        self.ticking.abort();
         self.store.flush().await?;
         Ok(())
     }
@@ -167,8 +182,12 @@ impl Server {
     }
 }
 
-/// Keeps the record of the toolchains from being evicted.
+/// Reads which toolchains are registered, and keeps that record from being evicted.
 async fn keep(toolchains: Arc<Registry>) {
+    while let Err(error) = toolchains.load().await {
+        tracing::warn!(%error, "the registered toolchains could not be read; trying again");
+        tokio::time::sleep(TOOLCHAINS_READ_AGAIN_AFTER).await;
+    }
     loop {
         tokio::time::sleep(TOOLCHAINS_REFRESHED_EVERY).await;
         if let Err(error) = toolchains.refresh().await {

@@ -3,8 +3,10 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use prost::Message as _;
+use tokio::sync::watch;
 use wardian_proto::{Digest, wardian};
 use wardian_store::tree_pins::{PinnedTree, TreePin, TreePins};
 use wardian_store::{RecordStore, StoreError, Table};
@@ -14,6 +16,9 @@ use crate::manifest::{is_version, is_word};
 
 /// Toolchains that may be registered at once.
 pub const TOOLCHAINS_MAX: usize = 128;
+
+/// How long a call waits until it is known what is registered.
+const READY_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Registered toolchains that an error names.
 const NAMED_MAX: usize = 16;
@@ -30,6 +35,7 @@ pub struct Registry {
     entries: RwLock<Entries>,
     /// One change at a time.
     changing: tokio::sync::Mutex<()>,
+    loaded: watch::Sender<bool>,
 }
 
 /// By name and version.
@@ -74,28 +80,55 @@ pub enum RegistryError {
 }
 
 impl Registry {
-    /// Reads what is registered and pins it. `trust` is told of each module, now and later.
-    pub async fn open(
+    /// A registry of which nothing is known before [`load`](Self::load). `trust` is told of each module.
+    pub fn new(
         records: Arc<dyn RecordStore>,
         pins: Arc<TreePins>,
         trust: impl Fn(Digest) + Send + Sync + 'static,
-    ) -> Result<Self, StoreError> {
+    ) -> Self {
+        Self {
+            records,
+            pins,
+            trust: Box::new(trust),
+            entries: RwLock::default(),
+            changing: tokio::sync::Mutex::default(),
+            loaded: watch::Sender::new(false),
+        }
+    }
+
+    /// Reads what is registered and pins it. Until then nobody is answered: a store that was torn may need a
+    /// while to know, and the server does not wait for that.
+    pub async fn load(&self) -> Result<(), StoreError> {
+        let _one = self.changing.lock().await;
         let mut entries = Entries::new();
-        if let Some(bytes) = records.get(Table::Toolchains, KEY).await? {
+        if let Some(bytes) = self.records.get(Table::Toolchains, KEY).await? {
             let damaged = |what: String| StoreError::Damaged(format!("registered toolchains: {what}"));
             let list = wardian::ListToolchainsResponse::decode(bytes).map_err(|e| damaged(e.to_string()))?;
             for wire in list.toolchains {
                 let toolchain = Arc::new(Toolchain::from_wire(wire).map_err(|e| damaged(e.to_string()))?);
-                let pin = match pins.pin(toolchain.tree).await? {
+                let pin = match self.pins.pin(toolchain.tree).await? {
                     TreePin::Pinned(pin) => Some(pin),
                     TreePin::Missing(_) => None,
                 };
-                toolchain.modules.iter().for_each(|module| trust(*module));
+                toolchain.modules.iter().for_each(|module| (self.trust)(*module));
                 entries.insert(key(&toolchain), Entry { toolchain, pin });
             }
         }
-        let (trust, entries) = (Box::new(trust), RwLock::new(entries));
-        Ok(Self { records, pins, trust, entries, changing: tokio::sync::Mutex::default() })
+        *self.entries.write().unwrap_or_else(PoisonError::into_inner) = entries;
+        self.loaded.send_replace(true);
+        Ok(())
+    }
+
+    /// Waits until it is known what is registered.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        if *self.loaded.borrow() {
+            return Ok(());
+        }
+        let mut loaded = self.loaded.subscribe();
+        match tokio::time::timeout(READY_WAIT_MAX, loaded.wait_for(|loaded| *loaded)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(StoreError::Indexing),
+        }
     }
 
     /// Every toolchain, by name and version.
@@ -129,6 +162,7 @@ impl Registry {
 
     /// Registers a toolchain whose tree is stored. The same again changes nothing.
     pub async fn put(&self, toolchain: Toolchain) -> Result<Arc<Toolchain>, RegistryError> {
+        self.ready().await?;
         let _one = self.changing.lock().await;
         let mut entries = self.read().clone();
         let (key, label) = (key(&toolchain), toolchain.label());
@@ -153,6 +187,7 @@ impl Registry {
 
     /// Forgets a toolchain.
     pub async fn remove(&self, name: &str, version: &str) -> Result<(), RegistryError> {
+        self.ready().await?;
         let _one = self.changing.lock().await;
         let mut entries = self.read().clone();
         if entries.remove(&(name.to_owned(), version.to_owned())).is_none() {

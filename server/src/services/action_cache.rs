@@ -67,6 +67,7 @@ impl ActionCache {
     /// The digest that results of an action are cached under. An action that is not stored names no toolchain
     /// as far as anybody can tell here.
     async fn effective(&self, action: Digest) -> Result<Digest, Status> {
+        self.0.toolchains.ready().await?;
         if self.0.toolchains.list().is_empty() {
             return Ok(action);
         }

@@ -4,11 +4,13 @@ mod action_cache;
 mod byte_stream;
 mod capabilities;
 mod cas;
+mod chunks;
 mod compression;
 mod execution;
 mod inline;
 mod inputs;
 mod operations;
+mod request_metadata;
 mod routes;
 mod toolchains;
 
@@ -21,6 +23,7 @@ use wardian_runtime::{Failure, Limits};
 use wardian_scheduler::LocalQueue;
 use wardian_store::BlobStore;
 use wardian_store::action_cache::ActionCache;
+use wardian_store::chunking::Chunks;
 use wardian_store::tree_pins::TreePins;
 use wardian_toolchains::Registry;
 
@@ -39,6 +42,7 @@ const REPLY_BYTES_MAX: usize = (4 << 20) - 64 * 1024;
 pub(crate) struct Context {
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) tree_pins: Arc<TreePins>,
+    pub(crate) chunks: Chunks,
     pub(crate) action_cache: ActionCache,
     pub(crate) toolchains: Arc<Registry>,
     pub(crate) queue: LocalQueue,

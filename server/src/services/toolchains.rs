@@ -21,6 +21,7 @@ impl wardian::toolchains_server::Toolchains for Toolchains {
         &self,
         _: Request<wardian::ListToolchainsRequest>,
     ) -> Result<Response<wardian::ListToolchainsResponse>, Status> {
+        self.0.toolchains.ready().await?;
         let toolchains = self.0.toolchains.list().iter().map(|toolchain| toolchain.to_wire()).collect();
         Ok(Response::new(wardian::ListToolchainsResponse { toolchains }))
     }
@@ -29,6 +30,7 @@ impl wardian::toolchains_server::Toolchains for Toolchains {
         &self,
         request: Request<wardian::GetToolchainRequest>,
     ) -> Result<Response<wardian::Toolchain>, Status> {
+        self.0.toolchains.ready().await?;
         let found = self.0.toolchains.resolve(&request.get_ref().name).map_err(|error| match error {
             ResolveError::Malformed(_) => Status::invalid_argument(error.to_string()),
             ResolveError::Unknown { .. } => Status::not_found(error.to_string()),
@@ -142,6 +144,7 @@ impl Context {
                 digest.function()
             )));
         }
+        self.toolchains.ready().await?;
         let mut toolchains: Vec<Arc<Toolchain>> = Vec::new();
         for text in asked {
             let toolchain = resolved(&self.toolchains, text)?;

@@ -12,17 +12,20 @@ pub enum Table {
     ActionCache,
     /// The toolchains that are registered by name.
     Toolchains,
+    /// Where blobs were cut into chunks, by digest and chunking.
+    Chunks,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: &'static [Self] = &[Self::ActionCache, Self::Toolchains];
+    pub const ALL: &'static [Self] = &[Self::ActionCache, Self::Toolchains, Self::Chunks];
 
     /// The name that backends keep the table under.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ActionCache => "action-cache",
             Self::Toolchains => "toolchains",
+            Self::Chunks => "chunks",
         }
     }
 }

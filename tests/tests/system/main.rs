@@ -5,6 +5,7 @@
 mod action_cache;
 mod byte_stream;
 mod cas;
+mod chunks;
 mod compile;
 mod compile_hostile;
 mod compression;

@@ -184,16 +184,17 @@ async fn bad_records_are_refused() {
     let gone = DigestFunction::Sha256.digest(b"nowhere").to_wire();
     let missing = wardian::Toolchain { tree: Some(gone), ..good.clone() };
     assert_eq!(code(&put(&server, missing).await), Code::FailedPrecondition);
-    let mut bad = Vec::new();
-    bad.push(wardian::Toolchain { name: "Demo".into(), ..good.clone() });
-    bad.push(wardian::Toolchain { version: "".into(), ..good.clone() });
-    bad.push(wardian::Toolchain { tree: None, ..good.clone() });
-    bad.push(wardian::Toolchain { mount: "../x".into(), ..good.clone() });
-    bad.push(wardian::Toolchain { mount: "".into(), ..good.clone() });
-    bad.push(wardian::Toolchain { description: "x".repeat(100_000), ..good.clone() });
-    bad.push(wardian::Toolchain { tools: [&good.tools[..], &good.tools].concat(), ..good.clone() });
     let property = reapi::platform::Property { name: "OSFamily".into(), value: "linux".into() };
-    bad.push(wardian::Toolchain { properties: vec![property], ..good.clone() });
+    let bad = [
+        wardian::Toolchain { name: "Demo".into(), ..good.clone() },
+        wardian::Toolchain { version: "".into(), ..good.clone() },
+        wardian::Toolchain { tree: None, ..good.clone() },
+        wardian::Toolchain { mount: "../x".into(), ..good.clone() },
+        wardian::Toolchain { mount: "".into(), ..good.clone() },
+        wardian::Toolchain { description: "x".repeat(100_000), ..good.clone() },
+        wardian::Toolchain { tools: [&good.tools[..], &good.tools].concat(), ..good.clone() },
+        wardian::Toolchain { properties: vec![property], ..good.clone() },
+    ];
     for bad in bad {
         assert_eq!(code(&put(&server, bad.clone()).await), Code::InvalidArgument, "{}", bad.encoded_len());
     }
