@@ -20,6 +20,7 @@ use wardian_store::chunking::Chunks;
 use wardian_store::tree_pins::{TreePinLimits, TreePins};
 
 use crate::config::Config;
+use crate::logs::LogStreams;
 use crate::services::{Context, SERVED, routes};
 use crate::stats::Sources;
 use crate::stores::Stores;
@@ -46,6 +47,7 @@ const STREAM_DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 pub struct Server {
     address: SocketAddr,
     queue: LocalQueue,
+    logs: LogStreams,
     store: SledStore,
     health: HealthReporter,
     trusted: TrustedModules,
@@ -77,7 +79,9 @@ impl Server {
             limits: config.worker.limits.clone(),
             compile: config.worker.compile,
         };
-        let worker = Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?;
+        let logs = LogStreams::new(config.logs);
+        let worker =
+            Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?.with_logs(Arc::new(logs.clone()));
         let trusted = worker.trusted();
         let worker = worker.start().await;
         let pin_limits = TreePinLimits { tree: config.worker.limits.tree, ..config.pins };
@@ -93,6 +97,7 @@ impl Server {
             blobs,
             tree_pins,
             chunks,
+            logs: logs.clone(),
             action_cache,
             queue: queue.clone(),
             instances: config.instances,
@@ -119,7 +124,7 @@ impl Server {
             });
         let serving = tokio::spawn(serving);
         tracing::info!(%address, data = %config.data.display(), "serving");
-        Ok(Self { address, queue, store: local, health, trusted, worker, stop, serving })
+        Ok(Self { address, queue, logs, store: local, health, trusted, worker, stop, serving })
     }
 
     /// The address of the port.
@@ -141,6 +146,7 @@ impl Server {
             self.queue.stop_running();
             self.drained_within(STOP_TIME_MAX).await;
         }
+        self.logs.shut_down();
         let _ = self.stop.send(());
         let abort = self.serving.abort_handle();
         match tokio::time::timeout(STREAM_DRAIN_TIME_MAX, self.serving).await {

@@ -15,6 +15,7 @@ use wardian_store::tree_pins::TreePinLimits;
 use crate::client::{ServerUrl, ServerUrlError};
 
 use crate::instance::{Instance, parse_functions, parse_instances};
+use crate::logs::LogLimits;
 
 /// The file that `config print` writes: every key with its default.
 pub const EXAMPLE: &str = include_str!("../wardian.example.toml");
@@ -41,6 +42,8 @@ pub struct Config {
     pub remote: RemoteStore,
     /// Limits on the inputs of actions that wait or run.
     pub pins: TreePinLimits,
+    /// Limits on log streams.
+    pub logs: LogLimits,
     /// Limits of the queue.
     pub scheduler: SchedulerLimits,
     /// The worker inside the server.
@@ -105,6 +108,7 @@ impl Default for Config {
                 lease: SledOptions::default().lease,
             },
             pins: TreePinLimits::default(),
+            logs: LogLimits::default(),
             scheduler: SchedulerLimits::default(),
             worker: WorkerSettings {
                 name: "local".into(),
@@ -208,6 +212,14 @@ impl Config {
             let mut lease = remote.lease.as_secs();
             section.number("remote_lease_seconds", 0, LEASE_SECONDS_MAX, &mut lease);
             remote.lease = Duration::from_secs(lease);
+        });
+        root.section("logs", |section| {
+            let logs = &mut config.logs;
+            section.number("stream_bytes_max", 1, u64::MAX, &mut logs.stream_bytes_max);
+            section.number("total_bytes_max", 1, u64::MAX, &mut logs.total_bytes_max);
+            section.count("streams_max", &mut logs.streams_max);
+            section.seconds("kept_seconds", &mut logs.kept_for);
+            section.seconds("idle_seconds_max", &mut logs.idle_max);
         });
         root.section("scheduler", |section| {
             let scheduler = &mut config.scheduler;

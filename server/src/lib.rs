@@ -7,6 +7,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod instance;
+pub mod logs;
 mod metrics;
 mod services;
 pub mod stats;

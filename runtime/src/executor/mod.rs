@@ -9,6 +9,7 @@ use wardian_proto::wardian::WasmUsage;
 
 use crate::Failure;
 use crate::action::ActionSpec;
+use crate::logs::Log;
 use crate::staged::Staged;
 use crate::workspace::{InputTree, Workspace};
 
@@ -23,6 +24,10 @@ pub struct Task<'a> {
     pub(crate) tree: &'a InputTree,
     /// Turns true when the run should stop.
     pub cancelled: watch::Receiver<bool>,
+    /// Where its standard output can be followed.
+    pub stdout: Log,
+    /// Where its standard error can be followed.
+    pub stderr: Log,
 }
 
 /// How a command wants its files.

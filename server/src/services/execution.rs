@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use prost::Message as _;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use wardian_proto::longrunning::{self, operation};
 use wardian_proto::{Digest, DigestFunction, InstanceName, pack_any, reapi, rpc};
-use wardian_runtime::{Failure, action};
+use wardian_runtime::{Failure, STREAM_NAMES, action};
 use wardian_scheduler::state::View;
 use wardian_scheduler::{Job, Operation, OperationName, Stage, SubmitError};
 
@@ -21,6 +22,29 @@ const INLINE_FILES_MAX: usize = 10_000;
 pub(super) struct Execution(pub(super) Arc<Context>);
 
 type OperationStream = BoxStream<'static, Result<longrunning::Operation, Status>>;
+
+/// Where the output of a running command can be read. Empty when it cannot.
+#[derive(Clone, Default)]
+struct StreamNames {
+    stdout: String,
+    stderr: String,
+}
+
+impl StreamNames {
+    /// Finds the names among what the worker reported.
+    fn of(metadata: &reapi::ExecutedActionMetadata) -> Self {
+        let packed = metadata.auxiliary_metadata.iter().find(|any| is_stream_names(any));
+        let names = packed.and_then(|any| reapi::ExecuteOperationMetadata::decode(&*any.value).ok());
+        names.map_or_else(Self::default, |names| Self {
+            stdout: names.stdout_stream_name,
+            stderr: names.stderr_stream_name,
+        })
+    }
+}
+
+fn is_stream_names(any: &prost_types::Any) -> bool {
+    any.type_url.rsplit('/').next() == Some(STREAM_NAMES)
+}
 
 /// What a client wants inside its response.
 #[derive(Clone, Default)]
@@ -121,7 +145,7 @@ fn done_at_once(
     action: &Digest,
     response: &reapi::ExecuteResponse,
 ) -> OperationStream {
-    let operation = completed(&OperationName::new(instance), action, response);
+    let operation = completed(&OperationName::new(instance), action, response, &StreamNames::default());
     futures::stream::iter([Ok(operation)]).boxed()
 }
 
@@ -149,11 +173,13 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
         name: OperationName,
         views: watch::Receiver<View>,
         hints: InlineHints,
+        streams: StreamNames,
         first: bool,
         ended: bool,
     }
     let Operation { name, views } = operation;
-    let state = Follow { context, name, views, hints, first: true, ended: false };
+    let state =
+        Follow { context, name, views, hints, streams: StreamNames::default(), first: true, ended: false };
     futures::stream::unfold(state, |mut state| async move {
         if state.ended {
             return None;
@@ -169,9 +195,13 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
             Stage::Completed(response) => {
                 state.ended = true;
                 let response = with_inlined(&state.context, &view.job.action, response, &state.hints).await;
-                completed(&state.name, &view.job.action, &response)
+                completed(&state.name, &view.job.action, &response, &state.streams)
             }
-            _ => describe(&state.name, &view),
+            Stage::Executing(metadata) => {
+                state.streams = StreamNames::of(metadata);
+                describe(&state.name, &view)
+            }
+            Stage::Queued => describe(&state.name, &view),
         };
         Some((Ok(operation), state))
     })
@@ -196,13 +226,16 @@ async fn with_inlined(
 pub(super) fn describe(name: &OperationName, view: &View) -> longrunning::Operation {
     use reapi::execution_stage::Value;
     let (stage, partial) = match &view.stage {
-        Stage::Completed(response) => return completed(name, &view.job.action, response),
+        Stage::Completed(response) => {
+            return completed(name, &view.job.action, response, &StreamNames::default());
+        }
         Stage::Queued => (Value::Queued, None),
         Stage::Executing(metadata) => (Value::Executing, Some((**metadata).clone())),
     };
+    let streams = partial.as_ref().map_or_else(StreamNames::default, StreamNames::of);
     longrunning::Operation {
         name: name.to_string(),
-        metadata: Some(metadata(stage, &view.job.action, partial)),
+        metadata: Some(metadata(stage, &view.job.action, partial, &streams)),
         done: false,
         result: None,
     }
@@ -212,11 +245,12 @@ fn completed(
     name: &OperationName,
     action: &Digest,
     response: &reapi::ExecuteResponse,
+    streams: &StreamNames,
 ) -> longrunning::Operation {
     let packed = pack_any("build.bazel.remote.execution.v2.ExecuteResponse", response);
     longrunning::Operation {
         name: name.to_string(),
-        metadata: Some(metadata(reapi::execution_stage::Value::Completed, action, None)),
+        metadata: Some(metadata(reapi::execution_stage::Value::Completed, action, None, streams)),
         done: true,
         result: Some(operation::Result::Response(packed)),
     }
@@ -225,15 +259,20 @@ fn completed(
 fn metadata(
     stage: reapi::execution_stage::Value,
     action: &Digest,
-    partial_execution_metadata: Option<reapi::ExecutedActionMetadata>,
+    mut partial_execution_metadata: Option<reapi::ExecutedActionMetadata>,
+    streams: &StreamNames,
 ) -> prost_types::Any {
+    if let Some(metadata) = &mut partial_execution_metadata {
+        metadata.auxiliary_metadata.retain(|any| !is_stream_names(any));
+    }
     let function: DigestFunction = action.function();
     let metadata = reapi::ExecuteOperationMetadata {
         stage: stage.into(),
         action_digest: Some(action.to_wire()),
+        stdout_stream_name: streams.stdout.clone(),
+        stderr_stream_name: streams.stderr.clone(),
         partial_execution_metadata,
         digest_function: function.wire().into(),
-        ..Default::default()
     };
     pack_any("build.bazel.remote.execution.v2.ExecuteOperationMetadata", &metadata)
 }

@@ -9,6 +9,7 @@ mod compression;
 mod execution;
 mod inline;
 mod inputs;
+mod log_stream;
 mod operations;
 mod routes;
 
@@ -26,6 +27,7 @@ use wardian_store::tree_pins::TreePins;
 
 use crate::config::RequestLimits;
 use crate::instance::Instance;
+use crate::logs::LogStreams;
 
 pub(crate) use routes::{SERVED, routes};
 
@@ -40,6 +42,7 @@ pub(crate) struct Context {
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) tree_pins: Arc<TreePins>,
     pub(crate) chunks: Chunks,
+    pub(crate) logs: LogStreams,
     pub(crate) action_cache: ActionCache,
     pub(crate) queue: LocalQueue,
     pub(crate) instances: Vec<Instance>,

@@ -16,6 +16,7 @@ mod hostile;
 mod hostile_modules;
 mod inputs;
 mod lifecycle;
+mod log_stream;
 mod metrics;
 mod native;
 mod operations;

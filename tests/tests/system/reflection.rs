@@ -6,9 +6,8 @@ use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_reflection::pb::{v1, v1alpha};
+use wardian_proto::asset;
 use wardian_proto::asset::fetch_client::FetchClient;
-use wardian_proto::logstream::log_stream_service_client::LogStreamServiceClient;
-use wardian_proto::{asset, logstream};
 use wardian_tests::{TestServer, code, soon};
 
 const SERVICES: &[&str] = &[
@@ -110,7 +109,4 @@ async fn services_that_are_not_offered_are_unimplemented() {
     let server = TestServer::start().await;
     let fetch = FetchClient::new(server.channel()).fetch_blob(asset::FetchBlobRequest::default()).await;
     assert_eq!(code(&fetch), Code::Unimplemented);
-    let request = logstream::CreateLogStreamRequest::default();
-    let log = LogStreamServiceClient::new(server.channel()).create_log_stream(request).await;
-    assert_eq!(code(&log), Code::Unimplemented);
 }

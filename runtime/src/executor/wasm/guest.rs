@@ -18,6 +18,7 @@ use super::usage;
 use crate::Failure;
 use crate::executor::native::timed_out;
 use crate::executor::{Files, Finished, Outcome};
+use crate::logs::Log;
 use crate::wasi::{self, Capture, Deadline, Host, Setting, Stopped};
 use crate::workspace::{FsError, LimitHit, NodeId, Workspace};
 
@@ -67,6 +68,9 @@ pub(super) struct Run {
     pub(super) deadline: Deadline,
     pub(super) cancelled: watch::Receiver<bool>,
     pub(super) settings: WasmSettings,
+    /// Where the guest's streams can be followed.
+    pub(super) stdout: Log,
+    pub(super) stderr: Log,
 }
 
 /// How a guest ended, before that is put into the words of the API.
@@ -81,8 +85,8 @@ impl Run {
     /// Runs the guest on this thread, which must not be one that drives the async runtime.
     pub(super) fn finish(self, module: &Loaded, files: Files) -> Result<(Outcome, Files), Failure> {
         let bytes_max = self.settings.limits.stdout_bytes_max;
-        let stdout = Capture::new("standard output", bytes_max);
-        let stderr = Capture::new("standard error", bytes_max);
+        let stdout = Capture::new("standard output", bytes_max).with_log(self.stdout.clone());
+        let stderr = Capture::new("standard error", bytes_max).with_log(self.stderr.clone());
         let (end, files) = match (module, files) {
             (Loaded::Core(pre), Files::Workspace(workspace)) => {
                 let (end, workspace) = self.core(pre, *workspace, &stdout, &stderr)?;

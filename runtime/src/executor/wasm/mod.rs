@@ -18,6 +18,7 @@ use wardian_store::{BlobStore, ByteRange, StoreError};
 use super::{Executor, Files, Layout, Outcome, Task};
 use crate::action::ActionSpec;
 use crate::input_root::blocking;
+use crate::logs::Log;
 use crate::wasi::Deadline;
 use crate::workspace::{InputTree, Inputs};
 use crate::{Failure, Limits};
@@ -104,6 +105,8 @@ impl WasmExecutor {
             deadline: Deadline::start(self.limits.action_timeout_max, cancelled.clone()),
             cancelled,
             settings: WasmSettings::parse(&Platform::default(), &self.limits)?,
+            stdout: Log::default(),
+            stderr: Log::default(),
         };
         let tree = self.tree(Digest::empty(module.function()));
         let files = Files::Workspace(Box::new(tree.workspace(&self.limits, spill_folder.to_owned())));
@@ -221,6 +224,8 @@ impl Executor for WasmExecutor {
             deadline: Deadline::start(spec.timeout, task.cancelled.clone()),
             cancelled: task.cancelled.clone(),
             settings,
+            stdout: task.stdout.clone(),
+            stderr: task.stderr.clone(),
         };
         // A thread of its own: a guest that loops must not stall the runtime.
         let loaded = Arc::clone(&module.loaded);
