@@ -145,7 +145,7 @@ fn done_at_once(
     action: &Digest,
     response: &reapi::ExecuteResponse,
 ) -> OperationStream {
-    let operation = completed(&OperationName::new(instance), action, response, &StreamNames::default());
+    let operation = completed(&OperationName::new(instance), action, response);
     futures::stream::iter([Ok(operation)]).boxed()
 }
 
@@ -173,13 +173,11 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
         name: OperationName,
         views: watch::Receiver<View>,
         hints: InlineHints,
-        streams: StreamNames,
         first: bool,
         ended: bool,
     }
     let Operation { name, views } = operation;
-    let state =
-        Follow { context, name, views, hints, streams: StreamNames::default(), first: true, ended: false };
+    let state = Follow { context, name, views, hints, first: true, ended: false };
     futures::stream::unfold(state, |mut state| async move {
         if state.ended {
             return None;
@@ -195,13 +193,9 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
             Stage::Completed(response) => {
                 state.ended = true;
                 let response = with_inlined(&state.context, &view.job.action, response, &state.hints).await;
-                completed(&state.name, &view.job.action, &response, &state.streams)
+                completed(&state.name, &view.job.action, &response)
             }
-            Stage::Executing(metadata) => {
-                state.streams = StreamNames::of(metadata);
-                describe(&state.name, &view)
-            }
-            Stage::Queued => describe(&state.name, &view),
+            _ => describe(&state.name, &view),
         };
         Some((Ok(operation), state))
     })
@@ -227,7 +221,7 @@ pub(super) fn describe(name: &OperationName, view: &View) -> longrunning::Operat
     use reapi::execution_stage::Value;
     let (stage, partial) = match &view.stage {
         Stage::Completed(response) => {
-            return completed(name, &view.job.action, response, &StreamNames::default());
+            return completed(name, &view.job.action, response);
         }
         Stage::Queued => (Value::Queued, None),
         Stage::Executing(metadata) => (Value::Executing, Some((**metadata).clone())),
@@ -245,12 +239,16 @@ fn completed(
     name: &OperationName,
     action: &Digest,
     response: &reapi::ExecuteResponse,
-    streams: &StreamNames,
 ) -> longrunning::Operation {
     let packed = pack_any("build.bazel.remote.execution.v2.ExecuteResponse", response);
     longrunning::Operation {
         name: name.to_string(),
-        metadata: Some(metadata(reapi::execution_stage::Value::Completed, action, None, streams)),
+        metadata: Some(metadata(
+            reapi::execution_stage::Value::Completed,
+            action,
+            None,
+            &StreamNames::default(),
+        )),
         done: true,
         result: Some(operation::Result::Response(packed)),
     }
