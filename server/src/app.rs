@@ -19,6 +19,7 @@ use wardian_store::backend::SledStore;
 use wardian_store::chunking::Chunks;
 use wardian_store::tree_pins::{TreePinLimits, TreePins};
 
+use crate::assets::Assets;
 use crate::config::Config;
 use crate::logs::LogStreams;
 use crate::services::{Context, SERVED, routes};
@@ -67,6 +68,8 @@ impl Server {
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
         let Stores { local, blobs, records, meters } = Stores::open(&config).await?;
+        let folder = std::path::absolute(config.data.join("fetching"))?;
+        let assets = Assets::new(records.clone(), blobs.clone(), folder, config.assets)?;
         let chunks = Chunks::new(blobs.clone(), records.clone());
         let action_cache = ActionCache::new(records, blobs.clone());
         let queue = LocalQueue::new(config.scheduler, action_cache.clone());
@@ -96,6 +99,7 @@ impl Server {
         let context = Arc::new(Context {
             blobs,
             tree_pins,
+            assets,
             chunks,
             logs: logs.clone(),
             action_cache,

@@ -12,6 +12,7 @@ use wardian_scheduler::SchedulerLimits;
 use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
 use wardian_store::tree_pins::TreePinLimits;
 
+use crate::assets::AssetLimits;
 use crate::client::{ServerUrl, ServerUrlError};
 
 use crate::instance::{Instance, parse_functions, parse_instances};
@@ -42,6 +43,8 @@ pub struct Config {
     pub remote: RemoteStore,
     /// Limits on the inputs of actions that wait or run.
     pub pins: TreePinLimits,
+    /// What may be fetched and pushed by URI.
+    pub assets: AssetLimits,
     /// Limits on log streams.
     pub logs: LogLimits,
     /// Limits of the queue.
@@ -108,6 +111,7 @@ impl Default for Config {
                 lease: SledOptions::default().lease,
             },
             pins: TreePinLimits::default(),
+            assets: AssetLimits::default(),
             logs: LogLimits::default(),
             scheduler: SchedulerLimits::default(),
             worker: WorkerSettings {
@@ -212,6 +216,19 @@ impl Config {
             let mut lease = remote.lease.as_secs();
             section.number("remote_lease_seconds", 0, LEASE_SECONDS_MAX, &mut lease);
             remote.lease = Duration::from_secs(lease);
+        });
+        root.section("assets", |section| {
+            let assets = &mut config.assets;
+            section.boolean("fetch", &mut assets.fetch);
+            section.boolean("push", &mut assets.push);
+            section.list("origins", |hosts| {
+                assets.origins = Some(hosts.iter().map(|host| host.to_ascii_lowercase()).collect());
+                Ok(())
+            });
+            section.boolean("private_addresses", &mut assets.private_addresses);
+            section.seconds("fetch_seconds_max", &mut assets.fetch_time_max);
+            section.count("fetches_max", &mut assets.fetches_max);
+            section.number("content_bytes_max", 1, i64::MAX as u64, &mut assets.content_bytes_max);
         });
         root.section("logs", |section| {
             let logs = &mut config.logs;

@@ -3,6 +3,7 @@
 //! Wire messages stop in [`services`]; everything below works on parsed values.
 
 pub mod app;
+pub mod assets;
 pub mod cli;
 pub mod client;
 pub mod config;

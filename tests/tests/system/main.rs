@@ -3,6 +3,7 @@
 //! One binary, because every further one would link the server again.
 
 mod action_cache;
+mod assets;
 mod byte_stream;
 mod cas;
 mod chunks;
