@@ -53,6 +53,7 @@ pub struct Server {
     health: HealthReporter,
     trusted: TrustedModules,
     worker: JoinSet<()>,
+    ticking: JoinHandle<()>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
 }
@@ -72,11 +73,12 @@ impl Server {
         let assets = Assets::new(records.clone(), blobs.clone(), folder, config.assets)?;
         let chunks = Chunks::new(blobs.clone(), records.clone());
         let action_cache = ActionCache::new(records, blobs.clone());
-        let queue = LocalQueue::new(config.scheduler, action_cache.clone());
+        let queue = LocalQueue::new(config.scheduler, config.tenants(), action_cache.clone());
         let worker = WorkerConfig {
             name: config.worker.name.clone(),
             folder: std::path::absolute(config.data.join("worker"))?,
             slots: config.worker.slots,
+            memory_bytes: config.worker.memory_bytes,
             native: config.worker.native,
             properties: config.worker.properties.clone(),
             limits: config.worker.limits.clone(),
@@ -87,6 +89,7 @@ impl Server {
             Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?.with_logs(Arc::new(logs.clone()));
         let trusted = worker.trusted();
         let worker = worker.start().await;
+        let ticking = tokio::spawn(queue.clone().keep_ticking());
         let pin_limits = TreePinLimits { tree: config.worker.limits.tree, ..config.pins };
         let tree_pins = Arc::new(TreePins::new(blobs.clone(), pin_limits));
         let sources = Sources {
@@ -128,7 +131,7 @@ impl Server {
             });
         let serving = tokio::spawn(serving);
         tracing::info!(%address, data = %config.data.display(), "serving");
-        Ok(Self { address, queue, logs, store: local, health, trusted, worker, stop, serving })
+        Ok(Self { address, queue, logs, store: local, health, trusted, worker, ticking, stop, serving })
     }
 
     /// The address of the port.
@@ -157,6 +160,7 @@ impl Server {
             Ok(served) => served??,
             Err(_) => abort.abort(),
         }
+        self.ticking.abort();
         self.store.flush().await?;
         Ok(())
     }

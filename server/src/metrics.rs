@@ -147,7 +147,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use wardian_scheduler::{LocalQueue, SchedulerLimits};
+    use wardian_scheduler::{LocalQueue, SchedulerLimits, Tenants};
     use wardian_store::action_cache::ActionCache;
     use wardian_store::backend::{SledOptions, SledStore};
     use wardian_store::layers::{Metered, Meters};
@@ -164,7 +164,7 @@ mod tests {
         Sources {
             local: store.clone(),
             meters,
-            queue: LocalQueue::new(SchedulerLimits::default(), action_cache.clone()),
+            queue: LocalQueue::new(SchedulerLimits::default(), Tenants::default(), action_cache.clone()),
             action_cache,
             tree_pins: Arc::new(TreePins::new(blobs, TreePinLimits::default())),
         }

@@ -12,6 +12,7 @@ mod inline;
 mod inputs;
 mod log_stream;
 mod operations;
+mod request_metadata;
 mod routes;
 
 use std::sync::Arc;
