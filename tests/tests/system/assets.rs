@@ -235,7 +235,7 @@ async fn ast_19_headers_go_to_the_origin_and_to_nobody_else() {
     assert_eq!(fetch_code(&server, &[origin.uri("/here")], &secret).await, Code::Ok);
     assert_eq!(fetch_code(&server, &[origin.uri("/here")], &[]).await, Code::Ok);
     assert_eq!(origin.asked().len(), 5);
-    let bad = fetch(&server, wanted(&[origin.uri("/here")], &[("http_header:Host", "x")])).await;
+    let bad = fetch(&server, wanted(&[origin.uri("/near")], &[("http_header:Host", "x")])).await;
     assert_eq!(code(&bad), Code::InvalidArgument);
 }
 

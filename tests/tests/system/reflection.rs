@@ -64,7 +64,7 @@ async fn every_service_is_healthy() {
         let response = server.health().check(request).await.unwrap().into_inner();
         assert_eq!(response.status(), ServingStatus::Serving, "{service:?}");
     }
-    let request = HealthCheckRequest { service: "build.bazel.remote.asset.v1.Fetch".into() };
+    let request = HealthCheckRequest { service: "no.such.Service".into() };
     assert_eq!(code(&server.health().check(request).await), Code::NotFound);
 }
 
