@@ -70,7 +70,7 @@ impl Server {
         let address = listener.local_addr()?;
         let Stores { local, blobs, records, meters } = Stores::open(&config).await?;
         let folder = std::path::absolute(config.data.join("fetching"))?;
-        let assets = Assets::new(records.clone(), blobs.clone(), folder, config.assets)?;
+        let assets = Assets::new(records.clone(), blobs.clone(), folder, config.assets.clone())?;
         let chunks = Chunks::new(blobs.clone(), records.clone());
         let action_cache = ActionCache::new(records, blobs.clone());
         let queue = LocalQueue::new(config.scheduler, config.tenants(), action_cache.clone());
