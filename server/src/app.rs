@@ -31,6 +31,9 @@ use crate::web;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
+/// Largest frame that is taken: a client that sends more at once is read with fewer calls to the system.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
+
 /// Streams that one connection may have open.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 
@@ -68,7 +71,7 @@ impl Server {
             .await
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
-        let Stores { local, blobs, records, meters } = Stores::open(&config).await?;
+        let Stores { local, blobs, records, meters, tiers } = Stores::open(&config).await?;
         let folder = std::path::absolute(config.data.join("fetching"))?;
         let assets = Assets::new(records.clone(), blobs.clone(), folder, config.assets.clone())?;
         let chunks = Chunks::new(blobs.clone(), records.clone());
@@ -95,6 +98,7 @@ impl Server {
         let sources = Sources {
             local: local.clone(),
             meters,
+            tiers,
             action_cache: action_cache.clone(),
             queue: queue.clone(),
             tree_pins: tree_pins.clone(),
@@ -121,6 +125,7 @@ impl Server {
             .accept_http1(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
