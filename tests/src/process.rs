@@ -12,7 +12,11 @@ use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::transport::{Channel, Endpoint};
 use wardian_proto::InstanceName;
+use wardian_proto::reapi::execution_client::ExecutionClient;
 use wardian_store::backend::{GrpcStore, GrpcStoreLimits};
+use wardian_store::{BlobStore as _, Upload};
+
+use crate::{Built, Ended, Following};
 
 /// How many clock ticks a second has in /proc: the same on every Linux.
 const TICKS_PER_SECOND: u32 = 100;
@@ -121,11 +125,21 @@ impl ServerProcess {
     ///
     /// `settings` is TOML, as in the server's configuration file.
     pub fn start(program: &Path, folder: &Path, settings: &str) -> anyhow::Result<Self> {
+        Self::start_among(program, folder, settings, &[])
+    }
+
+    /// The same with variables in the server's own environment.
+    pub fn start_among(
+        program: &Path,
+        folder: &Path,
+        settings: &str,
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let config = folder.join("wardian.toml");
         fs::write(&config, settings)?;
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(folder.join("data"));
-        command.arg("--config").arg(config);
+        command.arg("--config").arg(config).envs(environment.iter().copied());
         if std::env::var_os("WARDIAN_LOG").is_none() {
             command.env("WARDIAN_LOG", "error");
         }
@@ -145,6 +159,18 @@ impl ServerProcess {
         let endpoint =
             Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
         endpoint.connect().await.expect("the server accepts connections")
+    }
+
+    /// Uploads an action over a new connection and executes it, whatever comes of it.
+    pub async fn execute(&self, built: &Built) -> Ended {
+        let store = self.store(u64::MAX).await;
+        let uploads = built.blobs.iter().map(|(digest, data)| Upload::bytes(*digest, data.clone())).collect();
+        for outcome in store.put_batch(uploads).await {
+            outcome.expect("an upload succeeds");
+        }
+        let mut client = ExecutionClient::new(self.channel().await);
+        let stream = client.execute(built.request()).await.expect("the action is taken in").into_inner();
+        Following::new(stream).ended().await.expect("the stream comes to its end")
     }
 
     /// The CAS as a store, over a new connection, without retries. Batches carry up to `batch_bytes_max`;

@@ -3,12 +3,14 @@
 //! One binary, because every further one would link the server again.
 
 mod action_cache;
+mod audit;
 mod byte_stream;
 mod cas;
 mod compile;
 mod compile_hostile;
 mod compression;
 mod conformance;
+mod determinism;
 mod digest_functions;
 mod execution;
 mod hostile;

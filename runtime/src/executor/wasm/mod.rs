@@ -17,7 +17,6 @@ use wardian_store::{BlobStore, ByteRange, StoreError};
 
 use super::{Executor, Files, Layout, Outcome, Task};
 use crate::action::ActionSpec;
-use crate::input_root::blocking;
 use crate::wasi::Deadline;
 use crate::workspace::{InputTree, Inputs};
 use crate::{Failure, Limits};
@@ -31,13 +30,15 @@ mod limiter;
 mod link;
 mod modules;
 mod settings;
+mod threads;
 mod usage;
 
 use compile::{CompileSettings, TrustedModules};
-use engines::Tier;
+pub(crate) use engines::Tier;
 use link::Loaded;
 use modules::Modules;
-pub(crate) use settings::WasmSettings;
+pub use settings::WasmSettings;
+use threads::GuestThreads;
 
 /// How often a running guest is asked whether it should stop.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
@@ -51,6 +52,7 @@ pub struct WasmExecutor {
     store: Arc<dyn BlobStore>,
     inputs: Arc<Inputs>,
     limits: Limits,
+    threads: GuestThreads,
     ticker: Arc<AtomicBool>,
 }
 
@@ -77,7 +79,8 @@ impl WasmExecutor {
         let (cache_bytes_max, message_bytes_max) =
             (limits.wasm_input_cache_bytes_max, limits.tree.directory_bytes_max);
         let inputs = Inputs::new(Arc::clone(&store), Handle::current(), cache_bytes_max, message_bytes_max);
-        Ok(Self { modules, store, inputs, limits: limits.clone(), ticker })
+        let threads = GuestThreads::new(slots, Handle::current());
+        Ok(Self { modules, store, inputs, limits: limits.clone(), threads, ticker })
     }
 
     /// The modules of registered toolchains; more can be added at any time.
@@ -107,7 +110,7 @@ impl WasmExecutor {
         };
         let tree = self.tree(Digest::empty(module.function()));
         let files = Files::Workspace(Box::new(tree.workspace(&self.limits, spill_folder.to_owned())));
-        blocking(move || run.finish(&ready.loaded, files)).await.map(|(outcome, _)| outcome)
+        self.threads.run(move || run.finish(&ready.loaded, files)).await.map(|(outcome, _)| outcome)
     }
 
     /// Whether argv[0] leads to a file of the input root that starts like a Wasm module.
@@ -142,8 +145,8 @@ impl WasmExecutor {
         )))
     }
 
-    fn settings(&self, task: &Task<'_>) -> Result<WasmSettings, Failure> {
-        let settings = WasmSettings::parse(&task.spec.platform, &self.limits)?;
+    fn settings<'a>(&self, task: &Task<'a>) -> Result<&'a WasmSettings, Failure> {
+        let settings = &task.spec.wasm;
         match settings.tier {
             Some(tier) if !self.modules.tiers().contains(&tier) => Err(Failure::FailedPrecondition(format!(
                 "platform property wasm-tier={tier} asks for what this worker does not have (setting \
@@ -197,6 +200,20 @@ impl Executor for WasmExecutor {
         self.modules.awaits(&tool, settings.tier)
     }
 
+    /// The same at each tier of machine code, those first that it does not run at otherwise. Only one of them
+    /// counts fuel, and where that is a limit there is no other.
+    async fn variants(&self, task: &Task<'_>) -> Vec<WasmSettings> {
+        let settings = &task.spec.wasm;
+        let Ok(tool) = self.tool(task).await else { return Vec::new() };
+        if settings.fuel.is_some() {
+            return vec![settings.clone()];
+        }
+        let first = settings.tier.unwrap_or(Tier::Optimized);
+        let mut tiers = self.modules.tiers_of(&tool);
+        tiers.sort_by_key(|tier| *tier == first);
+        tiers.into_iter().map(|tier| WasmSettings { tier: Some(tier), ..settings.clone() }).collect()
+    }
+
     /// Compiles the module, or waits for whoever compiles it already.
     async fn prepare(&self, task: &Task<'_>) -> Result<Layout, Failure> {
         let settings = self.settings(task)?;
@@ -220,11 +237,10 @@ impl Executor for WasmExecutor {
             action: spec.action,
             deadline: Deadline::start(spec.timeout, task.cancelled.clone()),
             cancelled: task.cancelled.clone(),
-            settings,
+            settings: settings.clone(),
         };
-        // A thread of its own: a guest that loops must not stall the runtime.
         let loaded = Arc::clone(&module.loaded);
-        let (mut outcome, files) = blocking(move || run.finish(&loaded, files)).await?;
+        let (mut outcome, files) = self.threads.run(move || run.finish(&loaded, files)).await?;
         if let Some(usage) = &mut outcome.finished_mut().usage {
             usage.module_digest = Some(tool.to_wire());
             usage.compiler = compiler(module.tier).to_owned();
