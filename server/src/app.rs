@@ -16,6 +16,7 @@ use wardian_runtime::{DRAIN_TIME_MAX, TrustedModules, Worker, WorkerConfig};
 use wardian_scheduler::LocalQueue;
 use wardian_store::action_cache::ActionCache;
 use wardian_store::backend::SledStore;
+use wardian_store::chunking::Chunks;
 use wardian_store::tree_pins::{TreePinLimits, TreePins};
 
 use crate::config::Config;
@@ -64,6 +65,7 @@ impl Server {
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
         let Stores { local, blobs, records, meters } = Stores::open(&config).await?;
+        let chunks = Chunks::new(blobs.clone(), records.clone());
         let action_cache = ActionCache::new(records, blobs.clone());
         let queue = LocalQueue::new(config.scheduler, action_cache.clone());
         let worker = WorkerConfig {
@@ -90,6 +92,7 @@ impl Server {
         let context = Arc::new(Context {
             blobs,
             tree_pins,
+            chunks,
             action_cache,
             queue: queue.clone(),
             instances: config.instances,

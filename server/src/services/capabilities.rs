@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use wardian_proto::reapi;
 use wardian_proto::semver::SemVer;
 
-use super::{Context, compression};
+use super::{Context, chunks, compression};
 
 pub(super) struct Capabilities(pub(super) Arc<Context>);
 
@@ -43,6 +43,16 @@ impl reapi::capabilities_server::Capabilities for Capabilities {
             supported_compressors: compressors.clone(),
             supported_batch_update_compressors: compressors,
             symlink_absolute_path_strategy: reapi::symlink_absolute_path_strategy::Value::Disallowed.into(),
+            split_blob_support: true,
+            splice_blob_support: true,
+            fast_cdc_2020_params: Some(reapi::FastCdc2020Params {
+                avg_chunk_size_bytes: chunks::FAST_CDC.average_bytes().into(),
+                seed: chunks::FAST_CDC.seed(),
+            }),
+            rep_max_cdc_params: Some(reapi::RepMaxCdcParams {
+                min_chunk_size_bytes: chunks::REP_MAX_CDC.min_bytes().into(),
+                horizon_size_bytes: chunks::REP_MAX_CDC.horizon_bytes().into(),
+            }),
             ..Default::default()
         };
         let execution = reapi::ExecutionCapabilities {

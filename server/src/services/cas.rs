@@ -12,7 +12,7 @@ use wardian_proto::{Compressor, Digest, DigestFunction, reapi};
 use wardian_store::tree::closure;
 use wardian_store::{BlobStore, StoreError, Upload};
 
-use super::{Context, REPLY_BYTES_MAX, bad_digest, compression, entry_status};
+use super::{Context, REPLY_BYTES_MAX, bad_digest, chunks, compression, entry_status};
 
 /// Directories in one GetTree message, whatever the client asks for.
 const PAGE_DIRECTORIES_MAX: usize = 1000;
@@ -185,16 +185,16 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
 
     async fn split_blob(
         &self,
-        _: Request<reapi::SplitBlobRequest>,
+        request: Request<reapi::SplitBlobRequest>,
     ) -> Result<Response<reapi::SplitBlobResponse>, Status> {
-        Err(Status::unimplemented("SplitBlob is not offered: see split_blob_support in Capabilities"))
+        chunks::split(&self.0, request.into_inner()).await.map(Response::new)
     }
 
     async fn splice_blob(
         &self,
-        _: Request<reapi::SpliceBlobRequest>,
+        request: Request<reapi::SpliceBlobRequest>,
     ) -> Result<Response<reapi::SpliceBlobResponse>, Status> {
-        Err(Status::unimplemented("SpliceBlob is not offered: see splice_blob_support in Capabilities"))
+        chunks::splice(&self.0, request.into_inner()).await.map(Response::new)
     }
 }
 

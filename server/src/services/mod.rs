@@ -4,6 +4,7 @@ mod action_cache;
 mod byte_stream;
 mod capabilities;
 mod cas;
+mod chunks;
 mod compression;
 mod execution;
 mod inline;
@@ -20,6 +21,7 @@ use wardian_runtime::{Failure, Limits};
 use wardian_scheduler::LocalQueue;
 use wardian_store::BlobStore;
 use wardian_store::action_cache::ActionCache;
+use wardian_store::chunking::Chunks;
 use wardian_store::tree_pins::TreePins;
 
 use crate::config::RequestLimits;
@@ -37,6 +39,7 @@ const REPLY_BYTES_MAX: usize = (4 << 20) - 64 * 1024;
 pub(crate) struct Context {
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) tree_pins: Arc<TreePins>,
+    pub(crate) chunks: Chunks,
     pub(crate) action_cache: ActionCache,
     pub(crate) queue: LocalQueue,
     pub(crate) instances: Vec<Instance>,

@@ -8,6 +8,7 @@
 pub mod action_cache;
 pub mod backend;
 mod blob_store;
+pub mod chunking;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;

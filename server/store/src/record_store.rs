@@ -10,16 +10,19 @@ use crate::StoreError;
 pub enum Table {
     /// Action results, by instance and action digest.
     ActionCache,
+    /// Where blobs were cut into chunks, by digest and chunking.
+    Chunks,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: &'static [Self] = &[Self::ActionCache];
+    pub const ALL: &'static [Self] = &[Self::ActionCache, Self::Chunks];
 
     /// The name that backends keep the table under.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ActionCache => "action-cache",
+            Self::Chunks => "chunks",
         }
     }
 }

@@ -6,6 +6,7 @@ mod action_cache;
 mod audit;
 mod byte_stream;
 mod cas;
+mod chunks;
 mod compile;
 mod compile_hostile;
 mod compression;

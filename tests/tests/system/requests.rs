@@ -2,13 +2,13 @@
 
 use futures::StreamExt as _;
 use prost::Message as _;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request};
 use wardian_proto::bytestream::{QueryWriteStatusRequest, ReadRequest, WriteRequest};
 use wardian_proto::longrunning::ListOperationsRequest;
 use wardian_proto::reapi;
 use wardian_proto::reapi::digest_function::Value as Function;
 use wardian_proto::semver::SemVer;
-use wardian_tests::{TestAction, TestServer, bytes_of, code, digest};
+use wardian_tests::{TestAction, TestServer, code, digest};
 
 /// The three parts of a request that every call has in common.
 struct Asked<'a> {
@@ -221,8 +221,6 @@ async fn capabilities_say_what_the_server_can_do() {
         assert_eq!(cache.symlink_absolute_path_strategy, i32::from(disallowed));
         assert_eq!(cache.supported_compressors, [1, 2, 3]);
         assert_eq!(cache.supported_batch_update_compressors, [1, 2, 3]);
-        assert!(!cache.split_blob_support && !cache.splice_blob_support);
-        assert!(cache.fast_cdc_2020_params.is_none() && cache.rep_max_cdc_params.is_none());
         let execution = got.execution_capabilities.unwrap();
         assert!(execution.exec_enabled);
         assert_eq!(execution.digest_function, sha256);
@@ -248,15 +246,4 @@ async fn both_default_instances_share_blobs_and_run_actions() {
         .unwrap()
         .into_inner();
     assert!(!stream.next().await.unwrap().unwrap().data.is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn splitting_and_splicing_are_not_offered() {
-    let server = TestServer::start().await;
-    let blob_digest = Some(server.put(bytes_of(10, 1)).await.to_wire());
-    let split = reapi::SplitBlobRequest { blob_digest: blob_digest.clone(), ..Default::default() };
-    let splice = reapi::SpliceBlobRequest { blob_digest, ..Default::default() };
-    let split: Result<_, Status> = server.cas().split_blob(split).await;
-    assert_eq!(code(&split), Code::Unimplemented);
-    assert_eq!(code(&server.cas().splice_blob(splice).await), Code::Unimplemented);
 }
