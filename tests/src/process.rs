@@ -40,6 +40,11 @@ impl Process {
         Ok(Self(command.spawn().with_context(|| format!("cannot start {}", name.display()))?))
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Kills the process at once, as `kill -9` does, and waits until it is gone.
     pub fn kill(&mut self) {
         // It may have ended by itself.
@@ -163,6 +168,11 @@ impl ServerProcess {
 
     /// Uploads an action over a new connection and executes it, whatever comes of it.
     pub async fn execute(&self, built: &Built) -> Ended {
+        self.begin(built).await.ended().await.expect("the stream comes to its end")
+    }
+
+    /// Uploads an action over a new connection and sends it off.
+    pub async fn begin(&self, built: &Built) -> Following {
         let store = self.store(u64::MAX).await;
         let uploads = built.blobs.iter().map(|(digest, data)| Upload::bytes(*digest, data.clone())).collect();
         for outcome in store.put_batch(uploads).await {
@@ -170,7 +180,7 @@ impl ServerProcess {
         }
         let mut client = ExecutionClient::new(self.channel().await);
         let stream = client.execute(built.request()).await.expect("the action is taken in").into_inner();
-        Following::new(stream).ended().await.expect("the stream comes to its end")
+        Following::new(stream)
     }
 
     /// The CAS as a store, over a new connection, without retries. Batches carry up to `batch_bytes_max`;

@@ -9,6 +9,7 @@ mod cas;
 mod chunks;
 mod compile;
 mod compile_hostile;
+mod components;
 mod compression;
 mod conformance;
 mod determinism;

@@ -1,10 +1,10 @@
 //! Runs a command as a WebAssembly guest: WASI preview-1 modules and preview-2 command components.
 //!
 //! A guest sees its input root, its arguments and its environment, and nothing else of the machine: no
-//! network, no other directory, no host environment. Modules run over a workspace, components over a staged
-//! folder.
+//! network, no other directory, no host environment. Modules run over a workspace on a thread of the worker,
+//! components over a staged folder in a process of their own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::{Failure, Limits};
 
 mod artifacts;
 pub mod compile;
-mod component;
+pub mod component;
 mod engines;
 mod guest;
 mod limiter;
@@ -53,6 +53,8 @@ pub struct WasmExecutor {
     inputs: Arc<Inputs>,
     limits: Limits,
     threads: GuestThreads,
+    /// Runs components.
+    program: PathBuf,
     ticker: Arc<AtomicBool>,
 }
 
@@ -80,7 +82,8 @@ impl WasmExecutor {
             (limits.wasm_input_cache_bytes_max, limits.tree.directory_bytes_max);
         let inputs = Inputs::new(Arc::clone(&store), Handle::current(), cache_bytes_max, message_bytes_max);
         let threads = GuestThreads::new(slots, Handle::current());
-        Ok(Self { modules, store, inputs, limits: limits.clone(), threads, ticker })
+        let (limits, program) = (limits.clone(), settings.program.clone());
+        Ok(Self { modules, store, inputs, limits, threads, program, ticker })
     }
 
     /// The modules of registered toolchains; more can be added at any time.
@@ -104,13 +107,29 @@ impl WasmExecutor {
             working_directory: RelPath::root(),
             output_parents: vec![],
             action: *module,
-            deadline: Deadline::start(self.limits.action_timeout_max, cancelled.clone()),
-            cancelled,
+            deadline: Deadline::start(self.limits.action_timeout_max, cancelled),
             settings: WasmSettings::parse(&Platform::default(), &self.limits)?,
         };
         let tree = self.tree(Digest::empty(module.function()));
         let files = Files::Workspace(Box::new(tree.workspace(&self.limits, spill_folder.to_owned())));
-        self.threads.run(move || run.finish(&ready.loaded, files)).await.map(|(outcome, _)| outcome)
+        self.on_thread(ready.loaded, run, files).await.map(|(outcome, _)| outcome)
+    }
+
+    /// Runs a preview-1 module on a thread of the guests.
+    async fn on_thread(
+        &self,
+        module: Arc<Loaded>,
+        run: guest::Run,
+        files: Files,
+    ) -> Result<(Outcome, Files), Failure> {
+        let guest = move || match (&*module, files) {
+            (Loaded::Core(pre), Files::Workspace(workspace)) => {
+                let (outcome, workspace) = run.finish(pre, *workspace)?;
+                Ok((outcome, Files::Workspace(Box::new(workspace))))
+            }
+            _ => Err(Failure::Internal("a guest was given files of the wrong layout".into())),
+        };
+        self.threads.run(guest).await
     }
 
     /// Whether argv[0] leads to a file of the input root that starts like a Wasm module.
@@ -229,18 +248,32 @@ impl Executor for WasmExecutor {
         let tool = self.tool(task).await?;
         let module = self.modules.get(&tool, settings.tier).await?;
         let spec = task.spec;
-        let run = guest::Run {
-            arguments: spec.arguments.clone(),
-            environment: spec.environment.clone(),
-            working_directory: spec.working_directory.clone(),
-            output_parents: spec.outputs.parents(),
-            action: spec.action,
-            deadline: Deadline::start(spec.timeout, task.cancelled.clone()),
-            cancelled: task.cancelled.clone(),
-            settings: settings.clone(),
+        let (mut outcome, files) = match (&*module.loaded, files) {
+            (Loaded::Component(code), Files::Staged(staged)) => {
+                let run = component::Run {
+                    program: &self.program,
+                    code,
+                    tier: module.tier,
+                    spec,
+                    settings,
+                    root: staged.path(),
+                    cancelled: task.cancelled.clone(),
+                };
+                (run.finish().await?, Files::Staged(staged))
+            }
+            (_, files) => {
+                let run = guest::Run {
+                    arguments: spec.arguments.clone(),
+                    environment: spec.environment.clone(),
+                    working_directory: spec.working_directory.clone(),
+                    output_parents: spec.outputs.parents(),
+                    action: spec.action,
+                    deadline: Deadline::start(spec.timeout, task.cancelled.clone()),
+                    settings: settings.clone(),
+                };
+                self.on_thread(Arc::clone(&module.loaded), run, files).await?
+            }
         };
-        let loaded = Arc::clone(&module.loaded);
-        let (mut outcome, files) = self.threads.run(move || run.finish(&loaded, files)).await?;
         if let Some(usage) = &mut outcome.finished_mut().usage {
             usage.module_digest = Some(tool.to_wire());
             usage.compiler = compiler(module.tier).to_owned();
