@@ -13,6 +13,7 @@
 //! A worker reads and writes blobs; it has no right to write the action cache.
 
 pub mod action;
+pub mod audit;
 pub mod executor;
 mod failure;
 mod input_root;

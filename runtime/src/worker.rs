@@ -13,14 +13,18 @@ use wardian_store::{BlobStore, Upload};
 
 use crate::action::{self, ActionSpec};
 use crate::executor::native::NativeExecutor;
+use crate::executor::wasm::WasmExecutor;
 use crate::executor::wasm::compile::{CompileSettings, TrustedModules};
-use crate::executor::wasm::{WasmExecutor, WasmSettings};
 use crate::executor::{Executor, Files, Finished, Layout, Outcome, Task};
 use crate::input_root::{InputRoot, make_directories};
 use crate::logs::{Log, Logs, NoLogs};
 use crate::staged::{self, Staged};
 use crate::workspace::InputTree;
 use crate::{Failure, Limits, outputs};
+
+mod audit;
+
+use audit::Audited;
 
 /// The type under which a worker reports the names of a command's streams among its auxiliary metadata.
 pub const STREAM_NAMES: &str = "build.bazel.remote.execution.v2.ExecuteOperationMetadata";
@@ -167,6 +171,12 @@ impl Worker {
             stdout: Log::default(),
             stderr: Log::default(),
         };
+        if spec.wasm.audit_runs > 0 && executor.variants(&task).await.is_empty() {
+            return Err(Failure::InvalidArgument(format!(
+                "platform property wasi-audit is for WebAssembly, and tool {:?} is none",
+                spec.arguments[0]
+            )));
+        }
         progress.metadata.worker = format!("{}/{}", self.config.name, executor.name());
         let awaited = executor.awaits(&task).await;
         progress.report(awaited.as_deref().unwrap_or("preparing the tool")).await;
@@ -209,6 +219,11 @@ impl Worker {
         };
         self.add_streams(&mut result, finished, spec.action.function()).await?;
         progress.metadata.output_upload_completed_timestamp = now();
+        if spec.wasm.audit_runs > 0 && failure.is_none() {
+            let audited = Audited { spec, tree: &tree, executor, cancelled };
+            let audit = self.audit(&audited, &result, progress).await?;
+            progress.metadata.auxiliary_metadata.push(pack_any("wardian.v1.WasmAudit", &audit));
+        }
         Ok((result, failure))
     }
 
@@ -216,10 +231,7 @@ impl Worker {
     async fn lay_out(&self, layout: Layout, spec: &ActionSpec, tree: &InputTree) -> Result<Files, Failure> {
         let (store, limits, folder) = (&*self.store, &self.config.limits, self.staged_folder());
         match layout {
-            Layout::Workspace => {
-                let limits = WasmSettings::parse(&spec.platform, limits)?.limits;
-                Ok(Files::Workspace(Box::new(tree.workspace(&limits, folder))))
-            }
+            Layout::Workspace => Ok(Files::Workspace(Box::new(tree.workspace(&spec.wasm.limits, folder)))),
             Layout::Staged => {
                 let input = InputRoot::read(store, spec.input_root, limits).await?;
                 let staged = Staged::new(&folder)?;

@@ -302,6 +302,7 @@ fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
         section.count("wasm_workspace_files_max", &mut limits.wasm_workspace_files_max);
         section.count("wasm_path_depth_max", &mut limits.wasm_path_depth_max);
         section.count("wasm_input_cache_bytes_max", &mut limits.wasm_input_cache_bytes_max);
+        section.number("wasm_audit_runs_max", 0, 100, &mut limits.wasm_audit_runs_max);
         section.number("wasm_module_bytes_max", 1, u64::MAX, &mut limits.wasm_module_bytes_max);
         section.count("wasm_modules_loaded_max", &mut limits.wasm_modules_loaded_max);
     });

@@ -111,6 +111,11 @@ impl Capture {
         self.shared.lock().expect("no code that holds this lock panics")
     }
 
+    /// How many bytes were written so far.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().bytes.len()
+    }
+
     /// What was written so far.
     pub fn bytes(&self) -> Bytes {
         self.lock().bytes.clone().freeze()

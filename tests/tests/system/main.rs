@@ -4,13 +4,16 @@
 
 mod action_cache;
 mod assets;
+mod audit;
 mod byte_stream;
 mod cas;
 mod chunks;
 mod compile;
 mod compile_hostile;
+mod components;
 mod compression;
 mod conformance;
+mod determinism;
 mod digest_functions;
 mod execution;
 mod hostile;
