@@ -19,7 +19,9 @@ use wardian_store::backend::SledStore;
 use wardian_store::chunking::Chunks;
 use wardian_store::tree_pins::{TreePinLimits, TreePins};
 
+use crate::assets::Assets;
 use crate::config::Config;
+use crate::logs::LogStreams;
 use crate::services::{Context, SERVED, routes};
 use crate::stats::Sources;
 use crate::stores::Stores;
@@ -49,6 +51,7 @@ const STREAM_DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 pub struct Server {
     address: SocketAddr,
     queue: LocalQueue,
+    logs: LogStreams,
     store: SledStore,
     health: HealthReporter,
     trusted: TrustedModules,
@@ -69,6 +72,8 @@ impl Server {
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
         let Stores { local, blobs, records, meters, tiers } = Stores::open(&config).await?;
+        let folder = std::path::absolute(config.data.join("fetching"))?;
+        let assets = Assets::new(records.clone(), blobs.clone(), folder, config.assets.clone())?;
         let chunks = Chunks::new(blobs.clone(), records.clone());
         let action_cache = ActionCache::new(records, blobs.clone());
         let queue = LocalQueue::new(config.scheduler, config.tenants(), action_cache.clone());
@@ -82,7 +87,9 @@ impl Server {
             limits: config.worker.limits.clone(),
             compile: config.worker.compile,
         };
-        let worker = Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?;
+        let logs = LogStreams::new(config.logs);
+        let worker =
+            Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?.with_logs(Arc::new(logs.clone()));
         let trusted = worker.trusted();
         let worker = worker.start().await;
         let ticking = tokio::spawn(queue.clone().keep_ticking());
@@ -99,7 +106,9 @@ impl Server {
         let context = Arc::new(Context {
             blobs,
             tree_pins,
+            assets,
             chunks,
+            logs: logs.clone(),
             action_cache,
             queue: queue.clone(),
             instances: config.instances,
@@ -127,7 +136,7 @@ impl Server {
             });
         let serving = tokio::spawn(serving);
         tracing::info!(%address, data = %config.data.display(), "serving");
-        Ok(Self { address, queue, store: local, health, trusted, worker, ticking, stop, serving })
+        Ok(Self { address, queue, logs, store: local, health, trusted, worker, ticking, stop, serving })
     }
 
     /// The address of the port.
@@ -149,6 +158,7 @@ impl Server {
             self.queue.stop_running();
             self.drained_within(STOP_TIME_MAX).await;
         }
+        self.logs.shut_down();
         let _ = self.stop.send(());
         let abort = self.serving.abort_handle();
         match tokio::time::timeout(STREAM_DRAIN_TIME_MAX, self.serving).await {

@@ -5,6 +5,7 @@
 //! data here: nothing out of them is executed, and nothing of them is written to the disk by name.
 
 mod archive;
+mod directory;
 mod fetch;
 mod import;
 mod manifest;
@@ -12,6 +13,7 @@ mod package;
 mod unpack;
 
 pub use archive::{EntryProblem, ImportLimits};
+pub use directory::{ArchivedFile, DirectoryImport};
 pub use fetch::{FetchError, Npm, fetch};
 pub use import::{ImportError, Imported, Progress, import};
 pub use manifest::{Manifest, ManifestProblems, Module, Problem, Source, SourceError, Unpack};

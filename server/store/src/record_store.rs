@@ -12,17 +12,20 @@ pub enum Table {
     ActionCache,
     /// Where blobs were cut into chunks, by digest and chunking.
     Chunks,
+    /// Remote assets, by URI and qualifiers.
+    Assets,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: &'static [Self] = &[Self::ActionCache, Self::Chunks];
+    pub const ALL: &'static [Self] = &[Self::ActionCache, Self::Chunks, Self::Assets];
 
     /// The name that backends keep the table under.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ActionCache => "action-cache",
             Self::Chunks => "chunks",
+            Self::Assets => "assets",
         }
     }
 }
