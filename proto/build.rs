@@ -16,6 +16,7 @@ const FILES: &[&str] = &[
     "google/rpc/error_details.proto",
     "wardian/v1/queue.proto",
     "wardian/v1/toolchains.proto",
+    "wardian/v1/wasm_audit.proto",
     "wardian/v1/wasm_usage.proto",
 ];
 

@@ -8,6 +8,7 @@ mod digest_function;
 mod directory;
 mod hash;
 mod instance_name;
+mod log_name;
 mod rel_path;
 mod resource_name;
 
@@ -16,6 +17,7 @@ pub use digest_function::{DigestFunction, DigestFunctions, DigestFunctionsError}
 pub use directory::{Directory, DirectoryEntry, DirectoryError, FileEntry, SymlinkEntry};
 pub use hash::Hasher;
 pub use instance_name::{InstanceName, InstanceNameError};
+pub use log_name::LogName;
 pub use rel_path::{PATH_BYTES_MAX, PathError, RelPath, SEGMENT_BYTES_MAX, Segment};
 pub use resource_name::{Compressor, ReadName, ResourceNameError, WriteName};
 

@@ -60,6 +60,8 @@ pub struct ActionSpec {
     pub action: Digest,
     pub input_root: Digest,
     pub platform: Platform,
+    /// What the platform says about a WebAssembly guest.
+    pub(crate) wasm: WasmSettings,
     pub timeout: Duration,
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
@@ -162,6 +164,7 @@ pub async fn read(store: &dyn BlobStore, digest: Digest, limits: &Limits) -> Res
     Ok(ActionSpec {
         action: digest,
         input_root,
+        wasm: WasmSettings::parse(&platform, limits)?,
         platform,
         timeout: timeout(&action, limits)?,
         outputs: outputs(&command, &working_directory, limits)?,

@@ -13,10 +13,12 @@
 //! A worker reads and writes blobs; it has no right to write the action cache.
 
 pub mod action;
+pub mod audit;
 pub mod executor;
 mod failure;
 mod input_root;
 pub mod limits;
+pub mod logs;
 mod outputs;
 mod staged;
 pub mod wasi;
@@ -26,4 +28,4 @@ pub mod workspace;
 pub use executor::wasm::compile::{Baseline, CompileSettings, TrustedModules};
 pub use failure::Failure;
 pub use limits::Limits;
-pub use worker::{DRAIN_TIME_MAX, Worker, WorkerConfig};
+pub use worker::{DRAIN_TIME_MAX, STREAM_NAMES, Worker, WorkerConfig};

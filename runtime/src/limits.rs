@@ -43,6 +43,8 @@ pub struct Limits {
     pub wasm_path_depth_max: usize,
     /// Bytes of input trees that a worker keeps in memory for all of its preview-1 guests together.
     pub wasm_input_cache_bytes_max: usize,
+    /// How many more times an action may ask to be run, to compare what comes out.
+    pub wasm_audit_runs_max: u64,
     /// Size of a Wasm module.
     pub wasm_module_bytes_max: u64,
     /// Compiled modules kept in memory.
@@ -70,6 +72,7 @@ impl Default for Limits {
             wasm_workspace_files_max: 200_000,
             wasm_path_depth_max: 128,
             wasm_input_cache_bytes_max: 256 << 20,
+            wasm_audit_runs_max: 4,
             wasm_module_bytes_max: 512 << 20,
             wasm_modules_loaded_max: 64,
         }

@@ -13,13 +13,21 @@ use wardian_store::{BlobStore, Upload};
 
 use crate::action::{self, ActionSpec};
 use crate::executor::native::NativeExecutor;
+use crate::executor::wasm::WasmExecutor;
 use crate::executor::wasm::compile::{CompileSettings, TrustedModules};
-use crate::executor::wasm::{WasmExecutor, WasmSettings};
 use crate::executor::{Executor, Files, Finished, Layout, Outcome, Task};
 use crate::input_root::{InputRoot, make_directories};
+use crate::logs::{Log, Logs, NoLogs};
 use crate::staged::{self, Staged};
 use crate::workspace::InputTree;
 use crate::{Failure, Limits, outputs};
+
+mod audit;
+
+use audit::Audited;
+
+/// The type under which a worker reports the names of a command's streams among its auxiliary metadata.
+pub const STREAM_NAMES: &str = "build.bazel.remote.execution.v2.ExecuteOperationMetadata";
 
 /// What a worker is made from.
 #[derive(Clone, Debug)]
@@ -49,6 +57,7 @@ pub struct Worker {
     queue: Arc<dyn WorkQueue>,
     wasm: WasmExecutor,
     native: Option<NativeExecutor>,
+    logs: Arc<dyn Logs>,
 }
 
 impl Worker {
@@ -63,7 +72,13 @@ impl Worker {
         let wasm =
             WasmExecutor::new(&compiled, Arc::clone(&store), config.slots, &config.limits, &config.compile)?;
         let native = config.native.then(|| NativeExecutor::new(&config.limits));
-        Ok(Self { config, store, queue, wasm, native })
+        Ok(Self { config, store, queue, wasm, native, logs: Arc::new(NoLogs) })
+    }
+
+    /// Where commands write what can be followed while they run; nowhere unless this is called.
+    #[must_use]
+    pub fn with_logs(self, logs: Arc<dyn Logs>) -> Self {
+        Self { logs, ..self }
     }
 
     /// The modules of registered toolchains; more can be added at any time.
@@ -148,7 +163,20 @@ impl Worker {
         let cancelled = &assignment.cancelled;
         let tree = self.wasm.tree(spec.input_root);
         let executor = unless_cancelled(cancelled, self.choose(spec, &tree)).await?;
-        let task = Task { spec, tree: &tree, cancelled: cancelled.clone() };
+        // Streams are opened when the command is about to run: waiting actions need none.
+        let mut task = Task {
+            spec,
+            tree: &tree,
+            cancelled: cancelled.clone(),
+            stdout: Log::default(),
+            stderr: Log::default(),
+        };
+        if spec.wasm.audit_runs > 0 && executor.variants(&task).await.is_empty() {
+            return Err(Failure::InvalidArgument(format!(
+                "platform property wasi-audit is for WebAssembly, and tool {:?} is none",
+                spec.arguments[0]
+            )));
+        }
         progress.metadata.worker = format!("{}/{}", self.config.name, executor.name());
         let awaited = executor.awaits(&task).await;
         progress.report(awaited.as_deref().unwrap_or("preparing the tool")).await;
@@ -161,8 +189,14 @@ impl Worker {
         let files = unless_cancelled(cancelled, self.lay_out(layout, spec, &tree)).await?;
         progress.metadata.input_fetch_completed_timestamp = now();
         progress.metadata.execution_start_timestamp = now();
+        let open = || Log::open(&*self.logs, &assignment.job.instance);
+        (task.stdout, task.stderr) = (open(), open());
+        progress.names(&task);
         progress.report("running the command").await;
-        let (outcome, files) = executor.run(&task, files).await?;
+        let (mut outcome, files) = executor.run(&task, files).await?;
+        let Finished { stdout, stderr, .. } = outcome.finished_mut();
+        task.stdout.complete(stdout);
+        task.stderr.complete(stderr);
         let (mut finished, failure) = match outcome {
             // Nobody would look at what it left.
             Outcome::CutShort(_, Failure::Cancelled) => return Err(Failure::Cancelled),
@@ -185,6 +219,11 @@ impl Worker {
         };
         self.add_streams(&mut result, finished, spec.action.function()).await?;
         progress.metadata.output_upload_completed_timestamp = now();
+        if spec.wasm.audit_runs > 0 && failure.is_none() {
+            let audited = Audited { spec, tree: &tree, executor, cancelled };
+            let audit = self.audit(&audited, &result, progress).await?;
+            progress.metadata.auxiliary_metadata.push(pack_any("wardian.v1.WasmAudit", &audit));
+        }
         Ok((result, failure))
     }
 
@@ -192,10 +231,7 @@ impl Worker {
     async fn lay_out(&self, layout: Layout, spec: &ActionSpec, tree: &InputTree) -> Result<Files, Failure> {
         let (store, limits, folder) = (&*self.store, &self.config.limits, self.staged_folder());
         match layout {
-            Layout::Workspace => {
-                let limits = WasmSettings::parse(&spec.platform, limits)?.limits;
-                Ok(Files::Workspace(Box::new(tree.workspace(&limits, folder))))
-            }
+            Layout::Workspace => Ok(Files::Workspace(Box::new(tree.workspace(&spec.wasm.limits, folder)))),
             Layout::Staged => {
                 let input = InputRoot::read(store, spec.input_root, limits).await?;
                 let staged = Staged::new(&folder)?;
@@ -306,6 +342,8 @@ struct Progress<'a> {
     worker: &'a Worker,
     assignment: &'a Assignment,
     metadata: reapi::ExecutedActionMetadata,
+    /// Names of the streams of the running command.
+    streams: Option<prost_types::Any>,
 }
 
 impl<'a> Progress<'a> {
@@ -316,14 +354,26 @@ impl<'a> Progress<'a> {
             worker_start_timestamp: now(),
             ..Default::default()
         };
-        Self { worker, assignment, metadata }
+        Self { worker, assignment, metadata, streams: None }
     }
 
     /// Tells whoever waits what happens now, as a `google.protobuf.StringValue`.
     async fn report(&self, doing: &str) {
         let mut metadata = self.metadata.clone();
         metadata.auxiliary_metadata.push(text(doing));
+        metadata.auxiliary_metadata.extend(self.streams.clone());
         self.worker.queue.progress(self.assignment.run, metadata).await;
+    }
+
+    /// Names the streams of the command in every further report, as an `ExecuteOperationMetadata`: it is for the
+    /// operations, and no part of a result.
+    fn names(&mut self, task: &Task<'_>) {
+        let names = reapi::ExecuteOperationMetadata {
+            stdout_stream_name: task.stdout.name().to_owned(),
+            stderr_stream_name: task.stderr.name().to_owned(),
+            ..Default::default()
+        };
+        self.streams = Some(pack_any(STREAM_NAMES, &names));
     }
 
     /// Keeps a remark for whoever looks at the result.

@@ -20,7 +20,9 @@ use wardian_store::chunking::Chunks;
 use wardian_store::tree_pins::{TreePinLimits, TreePins};
 use wardian_toolchains::Registry;
 
+use crate::assets::Assets;
 use crate::config::Config;
+use crate::logs::LogStreams;
 use crate::services::{Context, SERVED, routes};
 use crate::stats::Sources;
 use crate::stores::Stores;
@@ -56,6 +58,7 @@ const TOOLCHAINS_REFRESHED_EVERY: Duration = Duration::from_secs(30);
 pub struct Server {
     address: SocketAddr,
     queue: LocalQueue,
+    logs: LogStreams,
     store: SledStore,
     health: HealthReporter,
     trusted: TrustedModules,
@@ -78,6 +81,8 @@ impl Server {
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
         let Stores { local, blobs, records, meters, tiers } = Stores::open(&config).await?;
+        let folder = std::path::absolute(config.data.join("fetching"))?;
+        let assets = Assets::new(records.clone(), blobs.clone(), folder, config.assets.clone())?;
         let chunks = Chunks::new(blobs.clone(), records.clone());
         let action_cache = ActionCache::new(Arc::clone(&records), blobs.clone());
         let queue = LocalQueue::new(config.scheduler, config.tenants(), action_cache.clone());
@@ -91,7 +96,9 @@ impl Server {
             limits: config.worker.limits.clone(),
             compile: config.worker.compile,
         };
-        let worker = Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?;
+        let logs = LogStreams::new(config.logs);
+        let worker =
+            Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?.with_logs(Arc::new(logs.clone()));
         let trusted = worker.trusted();
         let worker = worker.start().await;
         let ticking = tokio::spawn(queue.clone().keep_ticking());
@@ -113,7 +120,9 @@ impl Server {
         let context = Arc::new(Context {
             blobs,
             tree_pins,
+            assets,
             chunks,
+            logs: logs.clone(),
             action_cache,
             toolchains,
             queue: queue.clone(),
@@ -143,7 +152,19 @@ impl Server {
         let serving = tokio::spawn(serving);
         tracing::info!(%address, data = %config.data.display(), "serving");
         let _keeping = keeping;
-        Ok(Self { address, queue, store: local, health, trusted, worker, ticking, stop, serving, _keeping })
+        Ok(Self {
+            address,
+            queue,
+            logs,
+            store: local,
+            health,
+            trusted,
+            worker,
+            ticking,
+            stop,
+            serving,
+            _keeping,
+        })
     }
 
     /// The address of the port.
@@ -165,6 +186,7 @@ impl Server {
             self.queue.stop_running();
             self.drained_within(STOP_TIME_MAX).await;
         }
+        self.logs.shut_down();
         let _ = self.stop.send(());
         let abort = self.serving.abort_handle();
         match tokio::time::timeout(STREAM_DRAIN_TIME_MAX, self.serving).await {

@@ -12,9 +12,11 @@ use wardian_scheduler::{SchedulerLimits, Tenants};
 use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
 use wardian_store::tree_pins::TreePinLimits;
 
+use crate::assets::AssetLimits;
 use crate::client::{ServerUrl, ServerUrlError};
 
 use crate::instance::{Instance, parse_functions, parse_instances};
+use crate::logs::LogLimits;
 
 /// The file that `config print` writes: every key with its default.
 pub const EXAMPLE: &str = include_str!("../wardian.example.toml");
@@ -41,6 +43,10 @@ pub struct Config {
     pub remote: RemoteStore,
     /// Limits on the inputs of actions that wait or run.
     pub pins: TreePinLimits,
+    /// What may be fetched and pushed by URI.
+    pub assets: AssetLimits,
+    /// Limits on log streams.
+    pub logs: LogLimits,
     /// Limits of the queue.
     pub scheduler: SchedulerLimits,
     /// The worker inside the server.
@@ -107,6 +113,8 @@ impl Default for Config {
                 lease: SledOptions::default().lease,
             },
             pins: TreePinLimits::default(),
+            assets: AssetLimits::default(),
+            logs: LogLimits::default(),
             scheduler: SchedulerLimits::default(),
             worker: WorkerSettings {
                 name: "local".into(),
@@ -216,6 +224,27 @@ impl Config {
             });
             section.seconds_or_none("remote_lease_seconds", &mut remote.lease);
         });
+        root.section("assets", |section| {
+            let assets = &mut config.assets;
+            section.boolean("fetch", &mut assets.fetch);
+            section.boolean("push", &mut assets.push);
+            section.list("origins", |hosts| {
+                assets.origins = Some(hosts.iter().map(|host| host.to_ascii_lowercase()).collect());
+                Ok(())
+            });
+            section.boolean("private_addresses", &mut assets.private_addresses);
+            section.seconds("fetch_seconds_max", &mut assets.fetch_time_max);
+            section.count("fetches_max", &mut assets.fetches_max);
+            section.number("content_bytes_max", 1, i64::MAX as u64, &mut assets.content_bytes_max);
+        });
+        root.section("logs", |section| {
+            let logs = &mut config.logs;
+            section.number("stream_bytes_max", 1, u64::MAX, &mut logs.stream_bytes_max);
+            section.number("total_bytes_max", 1, u64::MAX, &mut logs.total_bytes_max);
+            section.count("streams_max", &mut logs.streams_max);
+            section.seconds("kept_seconds", &mut logs.kept_for);
+            section.seconds("idle_seconds_max", &mut logs.idle_max);
+        });
         root.section("scheduler", |section| {
             let scheduler = &mut config.scheduler;
             section.count("queued_runs_max", &mut scheduler.queued_runs_max);
@@ -273,6 +302,7 @@ fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
         section.count("wasm_workspace_files_max", &mut limits.wasm_workspace_files_max);
         section.count("wasm_path_depth_max", &mut limits.wasm_path_depth_max);
         section.count("wasm_input_cache_bytes_max", &mut limits.wasm_input_cache_bytes_max);
+        section.number("wasm_audit_runs_max", 0, 100, &mut limits.wasm_audit_runs_max);
         section.number("wasm_module_bytes_max", 1, u64::MAX, &mut limits.wasm_module_bytes_max);
         section.count("wasm_modules_loaded_max", &mut limits.wasm_modules_loaded_max);
     });

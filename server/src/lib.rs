@@ -3,10 +3,12 @@
 //! Wire messages stop in [`services`]; everything below works on parsed values.
 
 pub mod app;
+pub mod assets;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod instance;
+pub mod logs;
 mod metrics;
 mod services;
 pub mod stats;

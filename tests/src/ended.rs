@@ -75,7 +75,7 @@ fn check(operation: &Operation, previous: Option<&Operation>) {
 }
 
 /// The metadata of an operation.
-pub(crate) fn metadata(operation: &Operation) -> reapi::ExecuteOperationMetadata {
+pub fn metadata(operation: &Operation) -> reapi::ExecuteOperationMetadata {
     let any = operation.metadata.as_ref().expect("every operation has metadata");
     assert_eq!(any.type_url, "type.googleapis.com/build.bazel.remote.execution.v2.ExecuteOperationMetadata");
     reapi::ExecuteOperationMetadata::decode(&*any.value).expect("ExecuteOperationMetadata")

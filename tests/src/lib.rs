@@ -16,7 +16,7 @@ use wardian_proto::{Digest, DigestFunction};
 
 pub use action::{Built, TestAction};
 pub use blob::{Blob, Random, random};
-pub use ended::{Ended, Following, Refusal, doing};
+pub use ended::{Ended, Following, Refusal, doing, metadata};
 pub use guest::{component_of, guest};
 pub use process::{Memory, Process, ServerProcess, allocated_below};
 pub use server::{TestServer, code, wardian};

@@ -12,7 +12,11 @@ use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::transport::{Channel, Endpoint};
 use wardian_proto::InstanceName;
+use wardian_proto::reapi::execution_client::ExecutionClient;
 use wardian_store::backend::{GrpcStore, GrpcStoreLimits};
+use wardian_store::{BlobStore as _, Upload};
+
+use crate::{Built, Ended, Following};
 
 /// How many clock ticks a second has in /proc: the same on every Linux.
 const TICKS_PER_SECOND: u32 = 100;
@@ -34,6 +38,11 @@ impl Process {
     pub fn start(command: &mut Command) -> anyhow::Result<Self> {
         let name = command.get_program().to_owned();
         Ok(Self(command.spawn().with_context(|| format!("cannot start {}", name.display()))?))
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.0.id()
     }
 
     /// Kills the process at once, as `kill -9` does, and waits until it is gone.
@@ -121,11 +130,21 @@ impl ServerProcess {
     ///
     /// `settings` is TOML, as in the server's configuration file.
     pub fn start(program: &Path, folder: &Path, settings: &str) -> anyhow::Result<Self> {
+        Self::start_among(program, folder, settings, &[])
+    }
+
+    /// The same with variables in the server's own environment.
+    pub fn start_among(
+        program: &Path,
+        folder: &Path,
+        settings: &str,
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let config = folder.join("wardian.toml");
         fs::write(&config, settings)?;
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(folder.join("data"));
-        command.arg("--config").arg(config);
+        command.arg("--config").arg(config).envs(environment.iter().copied());
         if std::env::var_os("WARDIAN_LOG").is_none() {
             command.env("WARDIAN_LOG", "error");
         }
@@ -145,6 +164,23 @@ impl ServerProcess {
         let endpoint =
             Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
         endpoint.connect().await.expect("the server accepts connections")
+    }
+
+    /// Uploads an action over a new connection and executes it, whatever comes of it.
+    pub async fn execute(&self, built: &Built) -> Ended {
+        self.begin(built).await.ended().await.expect("the stream comes to its end")
+    }
+
+    /// Uploads an action over a new connection and sends it off.
+    pub async fn begin(&self, built: &Built) -> Following {
+        let store = self.store(u64::MAX).await;
+        let uploads = built.blobs.iter().map(|(digest, data)| Upload::bytes(*digest, data.clone())).collect();
+        for outcome in store.put_batch(uploads).await {
+            outcome.expect("an upload succeeds");
+        }
+        let mut client = ExecutionClient::new(self.channel().await);
+        let stream = client.execute(built.request()).await.expect("the action is taken in").into_inner();
+        Following::new(stream)
     }
 
     /// The CAS as a store, over a new connection, without retries. Batches carry up to `batch_bytes_max`;

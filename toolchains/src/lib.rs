@@ -6,6 +6,7 @@
 //! data here: nothing out of them is executed, and nothing of them is written to the disk by name.
 
 mod archive;
+mod directory;
 mod effective;
 mod fetch;
 mod import;
@@ -17,6 +18,7 @@ mod toolchain;
 mod unpack;
 
 pub use archive::{EntryProblem, ImportLimits};
+pub use directory::{ArchivedFile, DirectoryImport};
 pub use effective::{Effective, EffectiveError, PROPERTY, TOOLCHAINS_PER_ACTION_MAX, asked, effective};
 pub use fetch::{Clients, FetchError, fetch};
 pub use import::{ImportError, Imported, Progress, import};

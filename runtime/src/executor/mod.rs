@@ -9,6 +9,8 @@ use wardian_proto::wardian::WasmUsage;
 
 use crate::Failure;
 use crate::action::ActionSpec;
+use crate::executor::wasm::WasmSettings;
+use crate::logs::Log;
 use crate::staged::Staged;
 use crate::workspace::{InputTree, Workspace};
 
@@ -23,6 +25,10 @@ pub struct Task<'a> {
     pub(crate) tree: &'a InputTree,
     /// Turns true when the run should stop.
     pub cancelled: watch::Receiver<bool>,
+    /// Where its standard output can be followed.
+    pub stdout: Log,
+    /// Where its standard error can be followed.
+    pub stderr: Log,
 }
 
 /// How a command wants its files.
@@ -84,6 +90,11 @@ pub trait Executor: Send + Sync + 'static {
 
     /// What [`prepare`](Self::prepare) would have to wait for, in words for whoever waits.
     async fn awaits(&self, task: &Task<'_>) -> Option<String>;
+
+    /// Other ways to run the command that must give the same result; none where there is but one way.
+    async fn variants(&self, _: &Task<'_>) -> Vec<WasmSettings> {
+        Vec::new()
+    }
 
     /// Gets whatever the command needs that takes long, before the clock of the command runs, and says how
     /// the command wants its files.

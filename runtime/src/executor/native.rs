@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 
 use super::{Executor, Files, Finished, Layout, Outcome, Task};
+use crate::logs::Log;
 use crate::{Failure, Limits};
 
 /// Where bare names are looked up when the Command sets no PATH.
@@ -103,8 +104,10 @@ impl Executor for NativeExecutor {
             .spawn()
             .map_err(|error| not_found(&task.spec.arguments[0], &error.to_string()))?;
         let group = Group::of(&child);
-        let mut stdout = Capture::new(child.stdout.take(), self.stdout_bytes_max, "standard output");
-        let mut stderr = Capture::new(child.stderr.take(), self.stdout_bytes_max, "standard error");
+        let mut stdout =
+            Capture::new(child.stdout.take(), self.stdout_bytes_max, "standard output", &task.stdout);
+        let mut stderr =
+            Capture::new(child.stderr.take(), self.stdout_bytes_max, "standard error", &task.stderr);
         let ended = until_the_end(&mut child, &mut stdout, &mut stderr, task).await;
         // Whatever is left of the group goes, also after a good end: nothing outlives its action.
         drop(group);
@@ -189,11 +192,12 @@ struct Capture<R> {
     bytes: BytesMut,
     bytes_max: usize,
     name: &'static str,
+    log: Log,
 }
 
 impl<R: AsyncRead + Unpin> Capture<R> {
-    fn new(source: Option<R>, bytes_max: usize, name: &'static str) -> Self {
-        Self { source, bytes: BytesMut::new(), bytes_max, name }
+    fn new(source: Option<R>, bytes_max: usize, name: &'static str, log: &Log) -> Self {
+        Self { source, bytes: BytesMut::new(), bytes_max, name, log: log.clone() }
     }
 
     fn open(&self) -> bool {
@@ -202,12 +206,15 @@ impl<R: AsyncRead + Unpin> Capture<R> {
 
     async fn read_some(&mut self) -> Result<(), Failure> {
         let Some(source) = &mut self.source else { return Ok(()) };
+        let before = self.bytes.len();
         let read = source.read_buf(&mut self.bytes).await.map_err(Failure::io("read from process"))?;
         if read == 0 {
             self.source = None;
         }
-        if self.bytes.len() > self.bytes_max {
-            self.bytes.truncate(self.bytes_max);
+        let is_too_much = self.bytes.len() > self.bytes_max;
+        self.bytes.truncate(self.bytes_max);
+        self.log.append(&self.bytes[before..]);
+        if is_too_much {
             self.source = None;
             return Err(super::wasm::too_much_output(self.name, self.bytes_max));
         }

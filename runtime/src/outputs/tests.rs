@@ -8,6 +8,7 @@ use wardian_scheduler::Platform;
 use wardian_store::backend::MemoryStore;
 
 use super::*;
+use crate::executor::wasm::WasmSettings;
 
 fn output(text: &str) -> OutputPath {
     OutputPath { requested: text.into(), path: RelPath::parse(text).unwrap() }
@@ -19,6 +20,7 @@ fn spec(outputs: OutputSpec) -> ActionSpec {
         action: empty,
         input_root: empty,
         platform: Platform::default(),
+        wasm: WasmSettings::parse(&Platform::default(), &Limits::default()).unwrap(),
         timeout: Duration::ZERO,
         arguments: vec![],
         environment: vec![],

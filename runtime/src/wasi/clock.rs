@@ -3,8 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chacha20::ChaCha20Rng;
-use chacha20::rand_core::{Rng as _, SeedableRng as _};
-use sha2::Digest as _;
+use chacha20::rand_core::Rng as _;
 use wardian_proto::Digest;
 use wasmtime_wasi::p1::types::{Clockid, Timestamp};
 
@@ -39,7 +38,7 @@ pub enum RandomPolicy {
 }
 
 /// The clocks of one guest.
-pub(super) struct Clocks {
+pub(crate) struct Clocks {
     policy: ClockPolicy,
     deadline: Deadline,
     looks: u64,
@@ -47,11 +46,11 @@ pub(super) struct Clocks {
 }
 
 impl Clocks {
-    pub(super) fn new(policy: ClockPolicy, deadline: Deadline) -> Self {
+    pub(crate) fn new(policy: ClockPolicy, deadline: Deadline) -> Self {
         Self { policy, deadline, looks: 0, slept: 0 }
     }
 
-    pub(super) fn resolution(&self) -> Timestamp {
+    pub(crate) fn resolution(&self) -> Timestamp {
         match self.policy {
             ClockPolicy::Fixed => MONOTONIC_STEP,
             ClockPolicy::Real => 1,
@@ -66,7 +65,7 @@ impl Clocks {
         }
     }
 
-    pub(super) fn wall(&self) -> u64 {
+    pub(crate) fn wall(&self) -> u64 {
         match self.policy {
             ClockPolicy::Fixed => FIXED_TIME.saturating_add(self.slept),
             ClockPolicy::Real => {
@@ -76,12 +75,16 @@ impl Clocks {
         }
     }
 
-    fn monotonic(&mut self) -> u64 {
+    /// Looks at the monotonic clock.
+    pub(crate) fn monotonic(&mut self) -> u64 {
+        self.looks += 1;
+        self.moment()
+    }
+
+    /// The time of the monotonic clock, without looking at it.
+    pub(crate) fn moment(&self) -> u64 {
         match self.policy {
-            ClockPolicy::Fixed => {
-                self.looks += 1;
-                (MONOTONIC_START + self.looks * MONOTONIC_STEP).saturating_add(self.slept)
-            }
+            ClockPolicy::Fixed => (MONOTONIC_START + self.looks * MONOTONIC_STEP).saturating_add(self.slept),
             ClockPolicy::Real => {
                 MONOTONIC_START + u64::try_from(self.deadline.elapsed().as_nanos()).unwrap_or(u64::MAX / 2)
             }
@@ -90,7 +93,7 @@ impl Clocks {
 
     /// Sleeps. On the fixed clock that takes no time, but who slept longer than the action may run has
     /// timed out all the same.
-    pub(super) fn sleep(&mut self, nanos: u64) -> Result<(), Stopped> {
+    pub(crate) fn sleep(&mut self, nanos: u64) -> Result<(), Stopped> {
         match self.policy {
             ClockPolicy::Fixed => {
                 self.slept = self.slept.saturating_add(nanos);
@@ -105,6 +108,35 @@ impl Clocks {
     }
 }
 
+/// What an action's random bytes begin with. Each purpose has bytes of its own.
+pub(crate) mod seed {
+    use chacha20::ChaCha20Rng;
+    use chacha20::rand_core::SeedableRng as _;
+    use sha2::Digest as _;
+
+    /// Random bytes.
+    pub(crate) const BYTES: &[u8] = b"wardian: random bytes of an action\0";
+
+    /// Random bytes of the kind that components may call insecure, and the number that these begin with.
+    pub(crate) const INSECURE_BYTES: &[u8] = b"wardian: insecure random bytes of an action\0";
+    const NUMBER: &[u8] = b"wardian: insecure seed of an action\0";
+
+    fn of(purpose: &[u8], action: &str) -> [u8; 32] {
+        sha2::Sha256::new().chain_update(purpose).chain_update(action).finalize().into()
+    }
+
+    /// Generates the random bytes of the action of this digest.
+    pub(crate) fn generator(purpose: &[u8], action: &str) -> ChaCha20Rng {
+        ChaCha20Rng::from_seed(of(purpose, action))
+    }
+
+    /// The number of the action of this digest.
+    pub(crate) fn number(action: &str) -> u128 {
+        let [low, _] = *of(NUMBER, action).as_chunks::<16>().0 else { unreachable!("twice sixteen bytes") };
+        u128::from_le_bytes(low)
+    }
+}
+
 /// The random bytes of one guest.
 pub(super) enum Random {
     Action(Box<ChaCha20Rng>),
@@ -114,13 +146,7 @@ pub(super) enum Random {
 impl Random {
     pub(super) fn new(policy: RandomPolicy, action: &Digest) -> Self {
         match policy {
-            RandomPolicy::Action => {
-                let seed = sha2::Sha256::new()
-                    .chain_update(b"wardian: random bytes of an action\0")
-                    .chain_update(action.to_string())
-                    .finalize();
-                Self::Action(Box::new(ChaCha20Rng::from_seed(seed.into())))
-            }
+            RandomPolicy::Action => Self::Action(Box::new(seed::generator(seed::BYTES, &action.to_string()))),
             RandomPolicy::System => Self::System,
         }
     }

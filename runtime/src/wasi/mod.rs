@@ -34,9 +34,10 @@ mod preview1;
 mod stop;
 
 pub use clock::{ClockPolicy, MONOTONIC_START, MONOTONIC_STEP, RandomPolicy};
+pub(crate) use clock::{Clocks, seed};
 pub use stop::{Capture, Deadline, Stopped};
 
-use clock::{Clocks, Random};
+use clock::Random;
 use fds::Fds;
 
 /// What a guest is given beside its files.

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use crate::Failure;
+use crate::logs::Log;
 
 /// Why the host stopped a guest.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +87,7 @@ pub struct Capture {
     shared: Arc<Mutex<Captured>>,
     stream: &'static str,
     bytes_max: usize,
+    log: Log,
 }
 
 #[derive(Default)]
@@ -97,11 +99,21 @@ struct Captured {
 impl Capture {
     /// An empty one for the stream of this name.
     pub fn new(stream: &'static str, bytes_max: usize) -> Self {
-        Self { shared: Arc::default(), stream, bytes_max }
+        Self { shared: Arc::default(), stream, bytes_max, log: Log::default() }
+    }
+
+    /// The same, to be followed in a log as well.
+    pub fn with_log(self, log: Log) -> Self {
+        Self { log, ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, Captured> {
         self.shared.lock().expect("no code that holds this lock panics")
+    }
+
+    /// How many bytes were written so far.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().bytes.len()
     }
 
     /// What was written so far.
@@ -118,7 +130,9 @@ impl Capture {
     pub fn append(&self, data: &[u8]) -> Result<(), Stopped> {
         let mut captured = self.lock();
         let room = self.bytes_max - captured.bytes.len();
-        captured.bytes.extend_from_slice(&data[..data.len().min(room)]);
+        let kept = &data[..data.len().min(room)];
+        captured.bytes.extend_from_slice(kept);
+        self.log.append(kept);
         if data.len() > room {
             captured.overflowed = true;
             return Err(self.too_much());

@@ -181,7 +181,7 @@ pub(super) async fn message<M: Message + Default>(
 }
 
 /// The outputs of a result: path, kind, and digest or target.
-pub(super) fn results(result: &reapi::ActionResult) -> Vec<(&str, &'static str, String)> {
+fn results(result: &reapi::ActionResult) -> Vec<(&str, &'static str, String)> {
     let digest = |wire: &Option<reapi::Digest>| {
         wire.as_ref().map_or_else(String::new, |d| format!("{}/{}", d.hash, d.size_bytes))
     };
@@ -214,6 +214,9 @@ fn write_result(text: &mut String, result: &reapi::ActionResult) -> std::fmt::Re
     if let Some(usage) = usage::of(metadata) {
         usage::write(text, &usage)?;
     }
+    if let Some(audit) = usage::audit_of(metadata) {
+        usage::write_audit(text, &audit)?;
+    }
     let timings = Timings::of(metadata).named().into_iter();
     let timings: Vec<_> = timings.map(|(name, time)| format!("{name} {}", format::duration(time))).collect();
     if timings.is_empty() { Ok(()) } else { writeln!(text, "  {}", timings.join(", ")) }
@@ -236,5 +239,6 @@ fn result_json(result: &reapi::ActionResult) -> Value {
         "worker": metadata.worker,
         "timings": Timings::of(&metadata),
         "wasm": usage::of(&metadata).as_ref().map(usage::json),
+        "wasm_audit": usage::audit_of(&metadata).as_ref().map(usage::audit_json),
     })
 }

@@ -1,6 +1,5 @@
 //! `wardian audit`: whether an action gives the same result however its machine code was made.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -8,9 +7,11 @@ use anyhow::Context as _;
 use clap::Args;
 use prost::Message as _;
 use wardian_proto::{Digest, reapi};
+use wardian_runtime::audit::{Difference, differences, outputs};
+use wardian_store::tree::TreeLimits;
 use wardian_store::{BlobStore as _, Upload};
 
-use super::action::{message, results};
+use super::action::message;
 use super::args::Remote;
 use super::follow::follow;
 use super::format;
@@ -46,12 +47,12 @@ pub(crate) async fn audit(remote: &Remote, args: AuditArgs) -> anyhow::Result<Ex
     let command: reapi::Command = message(&client, command, "Command").await?;
     let mut audit = Audit::default();
     if let Some(result) = client.action_result(args.digest).await? {
-        audit.add("cached", &result);
+        audit.add(&client, "cached", result).await?;
     }
     let progress = Progress::lines_elsewhere();
     for tier in TIERS {
         match run(&client, variant(&action, &command, tier), tier, &progress).await? {
-            Ok(result) => audit.add(tier, &result),
+            Ok(result) => audit.add(&client, tier, result).await?,
             Err(why) => audit.skip(tier, &why),
         }
     }
@@ -91,35 +92,42 @@ async fn run(
 /// What was compared so far.
 #[derive(Default)]
 struct Audit {
-    reference: Option<(String, BTreeMap<String, String>)>,
+    reference: Option<(String, reapi::ActionResult)>,
     runs: usize,
     differences: usize,
     text: String,
 }
 
 impl Audit {
-    fn add(&mut self, name: &str, result: &reapi::ActionResult) {
-        self.runs += 1;
-        let seen = observations(result);
-        let Some((reference, expected)) = &self.reference else {
-            self.line(&format!("{name:<10} exit code {}, {} outputs", result.exit_code, seen.len() - 3));
-            self.reference = Some((name.to_owned(), seen));
-            return;
+    /// Compares a result with the first one, file by file also inside of directories.
+    async fn add(&mut self, client: &Client, name: &str, result: reapi::ActionResult) -> anyhow::Result<()> {
+        let Some((_, first)) = &self.reference else {
+            self.first(name, result);
+            return Ok(());
         };
-        let mut lines = Vec::new();
-        let all = expected.keys().chain(seen.keys().filter(|what| !expected.contains_key(*what)));
-        for what in all {
-            let (before, now) = (expected.get(what), seen.get(what));
-            if before != now {
-                let word = |value: Option<&String>| value.map_or("none".to_owned(), |v| format::plain(v));
-                let (before, now) = (word(before), word(now));
-                lines.push(format!("  {}: {reference} {before}, {name} {now}", format::plain(what)));
-            }
-        }
-        let verdict = if lines.is_empty() { "the same" } else { "differs" };
-        self.differences += lines.len();
+        let limits = TreeLimits::default();
+        let found = differences(client.store(), DIGEST_FUNCTION, limits, first, &result).await?;
+        self.compared(name, &found);
+        Ok(())
+    }
+
+    fn first(&mut self, name: &str, result: reapi::ActionResult) {
+        self.runs += 1;
+        self.line(&format!("{name:<10} exit code {}, {} outputs", result.exit_code, outputs(&result)));
+        self.reference = Some((name.to_owned(), result));
+    }
+
+    fn compared(&mut self, name: &str, found: &[Difference]) {
+        self.runs += 1;
+        self.differences += found.len();
+        let verdict = if found.is_empty() { "the same" } else { "differs" };
         self.line(&format!("{name:<10} {verdict}"));
-        lines.iter().for_each(|line| self.line(line));
+        let reference = self.reference.as_ref().map_or("", |(reference, _)| reference).to_owned();
+        for Difference { what, first, second } in found {
+            let word = |value: &Option<String>| value.as_deref().map_or("none".to_owned(), format::plain);
+            let (before, now) = (word(first), word(second));
+            self.line(&format!("  {}: {reference} {before}, {name} {now}", format::plain(what)));
+        }
     }
 
     fn skip(&mut self, name: &str, why: &str) {
@@ -131,50 +139,41 @@ impl Audit {
     }
 }
 
-/// Everything about a result that must be the same in every run, by name.
-fn observations(result: &reapi::ActionResult) -> BTreeMap<String, String> {
-    let stream = |raw: &[u8], digest: &Option<reapi::Digest>| match digest {
-        Some(digest) => format!("{}/{}", digest.hash, digest.size_bytes),
-        None => DIGEST_FUNCTION.digest(raw).to_string(),
-    };
-    let outputs = results(result).into_iter().map(|(path, kind, what)| (format!("{kind} {path}"), what));
-    let others = [
-        ("exit code".to_owned(), result.exit_code.to_string()),
-        ("standard output".to_owned(), stream(&result.stdout_raw, &result.stdout_digest)),
-        ("standard error".to_owned(), stream(&result.stderr_raw, &result.stderr_digest)),
-    ];
-    outputs.chain(others).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn result(path: &str, content: &[u8]) -> reapi::ActionResult {
-        let digest = Some(DIGEST_FUNCTION.digest(content).to_wire());
-        let file = reapi::OutputFile { path: path.into(), digest, ..Default::default() };
-        reapi::ActionResult { output_files: vec![file], ..Default::default() }
+    fn difference(what: &str, first: Option<&str>, second: Option<&str>) -> Difference {
+        Difference { what: what.into(), first: first.map(Into::into), second: second.map(Into::into) }
     }
 
     #[test]
     fn differences_are_shown_one_by_one() {
         let mut audit = Audit::default();
-        audit.add("cached", &result("a", b"1"));
-        audit.add("optimized", &result("a", b"1"));
+        let file = reapi::OutputFile { path: "a".into(), ..Default::default() };
+        audit.first("cached", reapi::ActionResult { output_files: vec![file], ..Default::default() });
+        audit.compared("optimized", &[]);
         assert_eq!((audit.runs, audit.differences), (2, 0));
-        audit.add("metered", &result("a", b"2"));
-        audit.add("baseline", &reapi::ActionResult { exit_code: 3, ..result("b", b"1") });
+        audit.compared("metered", &[difference("file a", Some("1"), Some("2"))]);
+        audit.compared(
+            "baseline",
+            &[difference("exit code", Some("0"), Some("3")), difference("file b", None, Some("1"))],
+        );
         audit.skip("other", "FAILED");
-        assert_eq!((audit.runs, audit.differences), (4, 4));
+        assert_eq!((audit.runs, audit.differences), (4, 3));
         let lines: Vec<&str> = audit.text.lines().collect();
         assert_eq!(
-            lines[..3],
-            ["cached     exit code 0, 1 outputs", "optimized  the same", "metered    differs"]
+            lines,
+            [
+                "cached     exit code 0, 1 outputs",
+                "optimized  the same",
+                "metered    differs",
+                "  file a: cached 1, metered 2",
+                "baseline   differs",
+                "  exit code: cached 0, baseline 3",
+                "  file b: cached none, baseline 1",
+                "other      not run: FAILED",
+            ]
         );
-        let digest = |content: &[u8]| DIGEST_FUNCTION.digest(content);
-        assert_eq!(lines[3], format!("  file a: cached {}, metered {}", digest(b"1"), digest(b"2")));
-        assert!(lines.contains(&"  exit code: cached 0, baseline 3"), "{lines:?}");
-        assert!(lines.contains(&&*format!("  file b: cached none, baseline {}", digest(b"1"))), "{lines:?}");
-        assert_eq!(lines.last(), Some(&"other      not run: FAILED"));
     }
 }

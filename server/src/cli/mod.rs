@@ -76,6 +76,12 @@ enum Command {
         /// The worker's request.
         arguments: Vec<String>,
     },
+    /// What a worker starts to run a component.
+    #[command(hide = true)]
+    RunComponent {
+        /// For whoever looks at the list of processes; the worker says everything through a socket.
+        tier: String,
+    },
 }
 
 /// Runs the program.
@@ -84,6 +90,10 @@ pub fn main() -> ExitCode {
     if let Command::CompileModule { arguments } = &cli.command {
         // Before there are threads: it gives up its rights first, for itself and every thread to come.
         return wardian_runtime::executor::wasm::compile::run_child(arguments);
+    }
+    if let Command::RunComponent { .. } = &cli.command {
+        // As above.
+        return wardian_runtime::executor::wasm::component::run_child();
     }
     start_log(&cli.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -124,7 +134,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(args) => config::config(args),
         Command::Store(args) => store::store(&cli.remote, args).await,
         Command::Toolchain(args) => toolchain::toolchain(&cli.remote, args).await,
-        Command::CompileModule { .. } => unreachable!("done before anything else"),
+        Command::CompileModule { .. } | Command::RunComponent { .. } => {
+            unreachable!("done before anything else")
+        }
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::fmt::Write as _;
 
-use prost::Message as _;
 use serde_json::{Value, json};
 use wardian_proto::reapi;
-use wardian_proto::wardian::{ObservedInput, WasmUsage};
+use wardian_proto::wardian::{ObservedInput, WasmAudit, WasmUsage};
 
 use super::format;
 
@@ -14,9 +13,47 @@ const OBSERVED_LINES_MAX: usize = 40;
 
 /// The message among the auxiliary metadata of a result.
 pub(super) fn of(metadata: &reapi::ExecutedActionMetadata) -> Option<WasmUsage> {
-    let found =
-        metadata.auxiliary_metadata.iter().find(|any| any.type_url.ends_with("/wardian.v1.WasmUsage"));
-    found.and_then(|any| WasmUsage::decode(&*any.value).ok())
+    find(metadata, "/wardian.v1.WasmUsage")
+}
+
+/// What came of further runs, when the action asked for them.
+pub(super) fn audit_of(metadata: &reapi::ExecutedActionMetadata) -> Option<WasmAudit> {
+    find(metadata, "/wardian.v1.WasmAudit")
+}
+
+fn find<M: prost::Message + Default>(metadata: &reapi::ExecutedActionMetadata, name: &str) -> Option<M> {
+    let found = metadata.auxiliary_metadata.iter().find(|any| any.type_url.ends_with(name));
+    found.and_then(|any| M::decode(&*any.value).ok())
+}
+
+pub(super) fn write_audit(text: &mut String, audit: &WasmAudit) -> std::fmt::Result {
+    for run in &audit.runs {
+        let tier = format::plain(&run.tier);
+        match (run.not_run.as_str(), run.differences_count) {
+            ("", 0) => writeln!(text, "  audit  {tier}: the same")?,
+            ("", count) => writeln!(text, "  audit  {tier}: {count} differ")?,
+            (why, _) => writeln!(text, "  audit  {tier}: not run: {}", format::plain(why))?,
+        }
+        for difference in &run.differences {
+            let word = |value: &str| if value.is_empty() { "none".to_owned() } else { format::plain(value) };
+            let (first, second) = (word(&difference.in_result), word(&difference.in_run));
+            writeln!(text, "    {}: {first}, then {second}", format::plain(&difference.what))?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn audit_json(audit: &WasmAudit) -> Value {
+    let difference = |d: &wardian_proto::wardian::WasmAuditDifference| json!({"what": d.what, "in_result": d.in_result, "in_run": d.in_run});
+    let run = |run: &wardian_proto::wardian::WasmAuditRun| {
+        json!({
+            "tier": run.tier,
+            "not_run": (!run.not_run.is_empty()).then_some(&run.not_run),
+            "differences_count": run.differences_count,
+            "differences": run.differences.iter().map(difference).collect::<Vec<_>>(),
+        })
+    };
+    audit.runs.iter().map(run).collect()
 }
 
 pub(super) fn write(text: &mut String, usage: &WasmUsage) -> std::fmt::Result {
@@ -106,6 +143,38 @@ pub(super) fn json(usage: &WasmUsage) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_audit_is_told_run_by_run() {
+        use wardian_proto::wardian::{WasmAuditDifference, WasmAuditRun};
+        let differs =
+            WasmAuditDifference { what: "file a".into(), in_run: "h/1".into(), ..Default::default() };
+        let run = |tier: &str| WasmAuditRun { tier: tier.into(), ..Default::default() };
+        let audit = WasmAudit {
+            runs: vec![
+                run("metered"),
+                WasmAuditRun { differences: vec![differs], differences_count: 1, ..run("baseline") },
+                WasmAuditRun { not_run: "no".into(), ..run("optimized") },
+            ],
+            ..Default::default()
+        };
+        let metadata = reapi::ExecutedActionMetadata {
+            auxiliary_metadata: vec![wardian_proto::pack_any("wardian.v1.WasmAudit", &audit)],
+            ..Default::default()
+        };
+        assert_eq!(of(&metadata), None);
+        let audit = audit_of(&metadata).unwrap();
+        let mut text = String::new();
+        write_audit(&mut text, &audit).unwrap();
+        let expected = [
+            "  audit  metered: the same",
+            "  audit  baseline: 1 differ",
+            "    file a: none, then h/1",
+            "  audit  optimized: not run: no",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+        assert_eq!(audit_json(&audit)[1]["differences"][0]["what"], "file a");
+    }
 
     #[test]
     fn what_was_seen_is_told_by_path() {

@@ -47,7 +47,7 @@ fn check_header<T>(request: &Request<T>, name: &str) -> Result<(), Status> {
     }
 }
 
-fn size_on_the_wire(size: u64) -> i64 {
+pub(super) fn size_on_the_wire(size: u64) -> i64 {
     i64::try_from(size).expect("digests have sizes below 2^63")
 }
 
@@ -58,6 +58,9 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         check_header(&request, &request.get_ref().resource_name)?;
         let request = request.into_inner();
+        if let Some(log) = self.0.log_name(&request.resource_name)? {
+            return self.0.read_log(&log, &request).map(Response::new);
+        }
         let functions = |instance: &InstanceName| self.0.functions(instance);
         let name = ReadName::parse(&request.resource_name, functions).map_err(bad_name)?;
         self.0.served(&name.instance)?;
@@ -87,6 +90,9 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
         let first =
             first.ok_or_else(|| Status::invalid_argument("the stream ended before its first message"))?;
         check_header(&Request::from_parts(metadata, Default::default(), ()), &first.resource_name)?;
+        if let Some(log) = self.0.log_name(&first.resource_name)? {
+            return self.0.write_log(&log, first, messages, idle).await;
+        }
         let name = self.parse_write(&first.resource_name)?;
         let committed = |committed_size| Ok(Response::new(WriteResponse { committed_size }));
         let is_compressed = name.compressor != Compressor::Identity;
@@ -111,6 +117,9 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
         &self,
         request: Request<QueryWriteStatusRequest>,
     ) -> Result<Response<QueryWriteStatusResponse>, Status> {
+        if let Some(log) = self.0.log_name(&request.get_ref().resource_name)? {
+            return self.0.query_log(&log).map(Response::new);
+        }
         let name = self.parse_write(&request.get_ref().resource_name)?;
         if self.is_stored(&name.digest).await? {
             let committed_size = size_on_the_wire(name.digest.size());
@@ -120,7 +129,7 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
     }
 }
 
-async fn next_message(
+pub(super) async fn next_message(
     messages: &mut Streaming<WriteRequest>,
     idle_max: Duration,
 ) -> Result<Option<WriteRequest>, Status> {

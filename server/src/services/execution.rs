@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use wardian_proto::longrunning::{self, operation};
 use wardian_proto::{Digest, DigestFunction, InstanceName, pack_any, reapi, rpc, wardian};
-use wardian_runtime::{Failure, action};
+use wardian_runtime::{Failure, STREAM_NAMES, action};
 use wardian_scheduler::state::{View, Waiting};
 use wardian_scheduler::{Job, Operation, OperationName, Platform, Stage, SubmitError};
 
@@ -30,6 +30,29 @@ const FULL_QUEUE_RETRY_SECONDS: i64 = 1;
 pub(super) struct Execution(pub(super) Arc<Context>);
 
 type OperationStream = BoxStream<'static, Result<longrunning::Operation, Status>>;
+
+/// Where the output of a running command can be read. Empty when it cannot.
+#[derive(Clone, Default)]
+struct StreamNames {
+    stdout: String,
+    stderr: String,
+}
+
+impl StreamNames {
+    /// Finds the names among what the worker reported.
+    fn of(metadata: &reapi::ExecutedActionMetadata) -> Self {
+        let packed = metadata.auxiliary_metadata.iter().find(|any| is_stream_names(any));
+        let names = packed.and_then(|any| reapi::ExecuteOperationMetadata::decode(&*any.value).ok());
+        names.map_or_else(Self::default, |names| Self {
+            stdout: names.stdout_stream_name,
+            stderr: names.stderr_stream_name,
+        })
+    }
+}
+
+fn is_stream_names(any: &prost_types::Any) -> bool {
+    any.type_url.rsplit('/').next() == Some(STREAM_NAMES)
+}
 
 /// What a client wants inside its response.
 #[derive(Clone, Default)]
@@ -250,9 +273,10 @@ pub(super) fn describe(context: &Context, name: &OperationName, view: &View) -> 
         Stage::Queued => (Value::Queued, context.queue.waiting(name).map(waiting)),
         Stage::Executing(metadata) => (Value::Executing, Some((**metadata).clone())),
     };
+    let streams = partial.as_ref().map_or_else(StreamNames::default, StreamNames::of);
     longrunning::Operation {
         name: name.to_string(),
-        metadata: Some(metadata(stage, &view.job.requested, partial)),
+        metadata: Some(metadata(stage, &view.job.requested, partial, &streams)),
         done: false,
         result: None,
     }
@@ -282,7 +306,12 @@ fn completed(
     let packed = pack_any("build.bazel.remote.execution.v2.ExecuteResponse", response);
     longrunning::Operation {
         name: name.to_string(),
-        metadata: Some(metadata(reapi::execution_stage::Value::Completed, action, None)),
+        metadata: Some(metadata(
+            reapi::execution_stage::Value::Completed,
+            action,
+            None,
+            &StreamNames::default(),
+        )),
         done: true,
         result: Some(operation::Result::Response(packed)),
     }
@@ -291,15 +320,20 @@ fn completed(
 fn metadata(
     stage: reapi::execution_stage::Value,
     action: &Digest,
-    partial_execution_metadata: Option<reapi::ExecutedActionMetadata>,
+    mut partial_execution_metadata: Option<reapi::ExecutedActionMetadata>,
+    streams: &StreamNames,
 ) -> prost_types::Any {
+    if let Some(metadata) = &mut partial_execution_metadata {
+        metadata.auxiliary_metadata.retain(|any| !is_stream_names(any));
+    }
     let function: DigestFunction = action.function();
     let metadata = reapi::ExecuteOperationMetadata {
         stage: stage.into(),
         action_digest: Some(action.to_wire()),
+        stdout_stream_name: streams.stdout.clone(),
+        stderr_stream_name: streams.stderr.clone(),
         partial_execution_metadata,
         digest_function: function.wire().into(),
-        ..Default::default()
     };
     pack_any("build.bazel.remote.execution.v2.ExecuteOperationMetadata", &metadata)
 }

@@ -1,6 +1,7 @@
 //! The gRPC services: wire messages in, parsed values below, wire messages out.
 
 mod action_cache;
+mod asset;
 mod byte_stream;
 mod capabilities;
 mod cas;
@@ -9,6 +10,7 @@ mod compression;
 mod execution;
 mod inline;
 mod inputs;
+mod log_stream;
 mod operations;
 mod request_metadata;
 mod routes;
@@ -27,8 +29,10 @@ use wardian_store::chunking::Chunks;
 use wardian_store::tree_pins::TreePins;
 use wardian_toolchains::Registry;
 
+use crate::assets::Assets;
 use crate::config::RequestLimits;
 use crate::instance::Instance;
+use crate::logs::LogStreams;
 
 pub(crate) use routes::{SERVED, routes};
 
@@ -42,7 +46,9 @@ const REPLY_BYTES_MAX: usize = (4 << 20) - 64 * 1024;
 pub(crate) struct Context {
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) tree_pins: Arc<TreePins>,
+    pub(crate) assets: Assets,
     pub(crate) chunks: Chunks,
+    pub(crate) logs: LogStreams,
     pub(crate) action_cache: ActionCache,
     pub(crate) toolchains: Arc<Registry>,
     pub(crate) queue: LocalQueue,

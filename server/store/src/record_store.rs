@@ -14,11 +14,13 @@ pub enum Table {
     Toolchains,
     /// Where blobs were cut into chunks, by digest and chunking.
     Chunks,
+    /// Remote assets, by URI and qualifiers.
+    Assets,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: &'static [Self] = &[Self::ActionCache, Self::Toolchains, Self::Chunks];
+    pub const ALL: &'static [Self] = &[Self::ActionCache, Self::Toolchains, Self::Chunks, Self::Assets];
 
     /// The name that backends keep the table under.
     pub const fn name(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Table {
             Self::ActionCache => "action-cache",
             Self::Toolchains => "toolchains",
             Self::Chunks => "chunks",
+            Self::Assets => "assets",
         }
     }
 }

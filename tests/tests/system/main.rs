@@ -3,19 +3,24 @@
 //! One binary, because every further one would link the server again.
 
 mod action_cache;
+mod assets;
+mod audit;
 mod byte_stream;
 mod cas;
 mod chunks;
 mod compile;
 mod compile_hostile;
+mod components;
 mod compression;
 mod conformance;
+mod determinism;
 mod digest_functions;
 mod execution;
 mod hostile;
 mod hostile_modules;
 mod inputs;
 mod lifecycle;
+mod log_stream;
 mod metrics;
 mod native;
 mod operations;

@@ -1,4 +1,4 @@
-//! The services beside the API: reflection, health, the page for people, and what is not offered.
+//! The services beside the API: reflection, health, the page for people.
 
 use futures::stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -6,16 +6,16 @@ use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_reflection::pb::{v1, v1alpha};
-use wardian_proto::asset::fetch_client::FetchClient;
-use wardian_proto::logstream::log_stream_service_client::LogStreamServiceClient;
-use wardian_proto::{asset, logstream};
 use wardian_tests::{TestServer, code, soon};
 
 const SERVICES: &[&str] = &[
+    "build.bazel.remote.asset.v1.Fetch",
+    "build.bazel.remote.asset.v1.Push",
     "build.bazel.remote.execution.v2.ActionCache",
     "build.bazel.remote.execution.v2.Capabilities",
     "build.bazel.remote.execution.v2.ContentAddressableStorage",
     "build.bazel.remote.execution.v2.Execution",
+    "build.bazel.remote.logstream.v1.LogStreamService",
     "google.bytestream.ByteStream",
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
@@ -65,7 +65,7 @@ async fn every_service_is_healthy() {
         let response = server.health().check(request).await.unwrap().into_inner();
         assert_eq!(response.status(), ServingStatus::Serving, "{service:?}");
     }
-    let request = HealthCheckRequest { service: "build.bazel.remote.asset.v1.Fetch".into() };
+    let request = HealthCheckRequest { service: "no.such.Service".into() };
     assert_eq!(code(&server.health().check(request).await), Code::NotFound);
 }
 
@@ -104,14 +104,4 @@ async fn web_pages_cannot_make_a_browser_call_the_services() {
         assert!(answer.starts_with("HTTP/1.1 415"), "{headers}{answer}");
     }
     assert!(http(&server, path).await.starts_with("HTTP/1.1 404"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn services_that_are_not_offered_are_unimplemented() {
-    let server = TestServer::start().await;
-    let fetch = FetchClient::new(server.channel()).fetch_blob(asset::FetchBlobRequest::default()).await;
-    assert_eq!(code(&fetch), Code::Unimplemented);
-    let request = logstream::CreateLogStreamRequest::default();
-    let log = LogStreamServiceClient::new(server.channel()).create_log_stream(request).await;
-    assert_eq!(code(&log), Code::Unimplemented);
 }

@@ -28,7 +28,7 @@ const POOLED_MEMORY_KEPT_BYTES: usize = 256 << 10;
 
 /// The kinds of machine code that a module can be compiled to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Tier {
+pub(crate) enum Tier {
     /// Compiled in seconds by Winch, runs somewhat slower.
     Baseline,
     /// Compiled by Cranelift.

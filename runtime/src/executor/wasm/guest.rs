@@ -1,23 +1,18 @@
 //! One guest from instantiation to its end.
 
-use std::path::Path;
-
 use bytes::BytesMut;
-use tokio::sync::watch;
 use wardian_proto::wardian::WasmUsage;
 use wardian_proto::{Digest, RelPath};
 use wasmtime::{Engine, InstancePre, Store, Trap, UpdateDeadline};
-use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi::{I32Exit, WasiCtxView, WasiView};
+use wasmtime_wasi::I32Exit;
 
-use super::component::{self, Preview2};
 use super::limiter::Limiter;
-use super::link::Loaded;
 use super::settings::WasmSettings;
 use super::usage;
 use crate::Failure;
 use crate::executor::native::timed_out;
-use crate::executor::{Files, Finished, Outcome};
+use crate::executor::{Finished, Outcome};
+use crate::logs::Log;
 use crate::wasi::{self, Capture, Deadline, Host, Setting, Stopped};
 use crate::workspace::{FsError, LimitHit, NodeId, Workspace};
 
@@ -25,38 +20,36 @@ use crate::workspace::{FsError, LimitHit, NodeId, Workspace};
 const TRAP_EXIT_CODE: i32 = 134;
 
 /// Exit code of a guest that was stopped: 128 + SIGKILL.
-const STOPPED_EXIT_CODE: i32 = 137;
+pub(super) const STOPPED_EXIT_CODE: i32 = 137;
 
-/// The state of a guest.
+/// The state of a guest whose memory and tables are bounded.
+pub(super) trait Bounded {
+    fn limiter(&self) -> &Limiter;
+    fn limiter_mut(&mut self) -> &mut Limiter;
+}
+
+/// The state of a preview-1 guest.
 pub(super) struct Guest {
-    host: GuestHost,
+    host: Box<Host>,
     limiter: Limiter,
 }
 
-/// The WASI host of a guest; which one depends on what the module is.
-enum GuestHost {
-    Preview1(Box<Host>),
-    Preview2(Box<Preview2>),
-}
+impl Bounded for Guest {
+    fn limiter(&self) -> &Limiter {
+        &self.limiter
+    }
 
-impl WasiView for Guest {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        match &mut self.host {
-            GuestHost::Preview2(host) => host.view(),
-            GuestHost::Preview1(_) => unreachable!("components are started with a preview-2 host"),
-        }
+    fn limiter_mut(&mut self) -> &mut Limiter {
+        &mut self.limiter
     }
 }
 
-/// The preview-1 host of a guest that was started from a core module.
+/// The host of a guest.
 pub(super) fn preview1(guest: &mut Guest) -> &mut Host {
-    match &mut guest.host {
-        GuestHost::Preview1(host) => host,
-        GuestHost::Preview2(_) => unreachable!("core modules are started with a preview-1 host"),
-    }
+    &mut guest.host
 }
 
-/// Everything a guest is given but its files.
+/// Everything a preview-1 guest is given but its files.
 pub(super) struct Run {
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
@@ -65,12 +58,14 @@ pub(super) struct Run {
     pub(super) output_parents: Vec<RelPath>,
     pub(super) action: Digest,
     pub(super) deadline: Deadline,
-    pub(super) cancelled: watch::Receiver<bool>,
     pub(super) settings: WasmSettings,
+    /// Where the guest's streams can be followed.
+    pub(super) stdout: Log,
+    pub(super) stderr: Log,
 }
 
 /// How a guest ended, before that is put into the words of the API.
-struct End {
+pub(super) struct End {
     ended: wasmtime::Result<i32>,
     refused: Option<String>,
     limit_hit: Option<LimitHit>,
@@ -79,37 +74,19 @@ struct End {
 
 impl Run {
     /// Runs the guest on this thread, which must not be one that drives the async runtime.
-    pub(super) fn finish(self, module: &Loaded, files: Files) -> Result<(Outcome, Files), Failure> {
-        let bytes_max = self.settings.limits.stdout_bytes_max;
-        let stdout = Capture::new("standard output", bytes_max);
-        let stderr = Capture::new("standard error", bytes_max);
-        let (end, files) = match (module, files) {
-            (Loaded::Core(pre), Files::Workspace(workspace)) => {
-                let (end, workspace) = self.core(pre, *workspace, &stdout, &stderr)?;
-                (end, Files::Workspace(Box::new(workspace)))
-            }
-            (Loaded::Component(pre), Files::Staged(staged)) => {
-                let end = self.component(pre, staged.path(), &stdout, &stderr)?;
-                (end, Files::Staged(staged))
-            }
-            _ => return Err(Failure::Internal("a guest was given files of the wrong layout".into())),
-        };
-        Ok((self.outcome(end, &stdout, &stderr), files))
-    }
-
-    /// Runs a preview-1 command.
-    fn core(
-        &self,
+    pub(super) fn finish(
+        self,
         pre: &InstancePre<Guest>,
         mut workspace: Workspace,
-        stdout: &Capture,
-        stderr: &Capture,
-    ) -> Result<(End, Workspace), Failure> {
+    ) -> Result<(Outcome, Workspace), Failure> {
+        let bytes_max = self.settings.limits.stdout_bytes_max;
+        let stdout = Capture::new("standard output", bytes_max).with_log(self.stdout.clone());
+        let stderr = Capture::new("standard error", bytes_max).with_log(self.stderr.clone());
         self.make_output_parents(&mut workspace)?;
         let setting = Setting {
-            arguments: self.arguments.clone(),
-            environment: self.environment.clone(),
-            working_directory: self.working_directory.clone(),
+            arguments: self.arguments,
+            environment: self.environment,
+            working_directory: self.working_directory,
             action: self.action,
             clock: self.settings.clock,
             random: self.settings.random,
@@ -118,41 +95,20 @@ impl Run {
             stderr: stderr.clone(),
             deadline: self.deadline.clone(),
         };
-        let host = GuestHost::Preview1(Box::new(Host::new(workspace, setting)?));
-        let mut store = self.store(pre.module().engine(), host)?;
+        let bounds = Bounds { settings: &self.settings, deadline: &self.deadline };
+        let host = Box::new(Host::new(workspace, setting)?);
+        let limiter = Limiter::new(&self.settings.limits);
+        let mut store = bounds.store(pre.module().engine(), Guest { host, limiter })?;
         let ended = wasi::run_to_end(async {
             let instance = pre.instantiate_async(&mut store).await?;
             let entry = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
             entry.call_async(&mut store, ()).await
         });
-        let mut end = self.end(&store, ended.map(|()| 0));
-        let GuestHost::Preview1(host) = store.into_data().host else {
-            unreachable!("it was made above");
-        };
-        let workspace = host.into_workspace();
+        let mut end = bounds.end(&store, ended.map(|()| 0));
+        let workspace = store.into_data().host.into_workspace();
         end.limit_hit = workspace.limit_hit().cloned();
         usage::of_workspace(&workspace, &mut end.usage);
-        Ok((end, workspace))
-    }
-
-    /// Runs a preview-2 command.
-    fn component(
-        &self,
-        pre: &CommandPre<Guest>,
-        root: &Path,
-        stdout: &Capture,
-        stderr: &Capture,
-    ) -> Result<End, Failure> {
-        let host = GuestHost::Preview2(Box::new(Preview2::new(self, root, stdout, stderr)?));
-        let mut store = self.store(pre.engine(), host)?;
-        let guest = async {
-            let command = pre.instantiate_async(&mut store).await?;
-            let run = command.wasi_cli_run().call_run(&mut store).await?;
-            Ok(i32::from(run.is_err()))
-        };
-        let ended = tokio::runtime::Handle::current().block_on(self.until_stopped(guest));
-        let handles_max = self.settings.limits.wasm_handles_max;
-        Ok(self.end(&store, ended.map_err(|error| component::too_many_handles(error, handles_max))))
+        Ok((bounds.outcome(end, &stdout, &stderr), workspace))
     }
 
     /// Makes the leading directories of every output, as the API asks before a run.
@@ -167,12 +123,19 @@ impl Run {
         }
         Ok(())
     }
+}
 
+/// What bounds a guest of either kind, and puts its end into words.
+pub(super) struct Bounds<'a> {
+    pub(super) settings: &'a WasmSettings,
+    pub(super) deadline: &'a Deadline,
+}
+
+impl Bounds<'_> {
     /// A store whose guest is stopped by its timeout and by a cancellation, and whose memory is bounded.
-    fn store(&self, engine: &Engine, host: GuestHost) -> Result<Store<Guest>, Failure> {
-        let limiter = Limiter::new(&self.settings.limits);
-        let mut store = Store::new(engine, Guest { host, limiter });
-        store.limiter(|guest| &mut guest.limiter);
+    pub(super) fn store<G: Bounded + 'static>(&self, engine: &Engine, guest: G) -> Result<Store<G>, Failure> {
+        let mut store = Store::new(engine, guest);
+        store.limiter(|guest| guest.limiter_mut());
         match self.settings.fuel {
             // Only metered code counts; elsewhere this is refused, and there is nothing to set.
             None => drop(store.set_fuel(u64::MAX)),
@@ -190,8 +153,8 @@ impl Run {
         Ok(store)
     }
 
-    fn end(&self, store: &Store<Guest>, ended: wasmtime::Result<i32>) -> End {
-        let limiter = &store.data().limiter;
+    pub(super) fn end<G: Bounded>(&self, store: &Store<G>, ended: wasmtime::Result<i32>) -> End {
+        let limiter = store.data().limiter();
         let left = self.settings.fuel.and_then(|_| store.get_fuel().ok());
         let usage = WasmUsage {
             guest_time: self.deadline.elapsed().try_into().ok(),
@@ -202,24 +165,8 @@ impl Run {
         End { ended, refused: limiter.refused(), limit_hit: None, usage }
     }
 
-    /// Ends a component while it waits inside its host, where no epoch reaches it.
-    async fn until_stopped(
-        &self,
-        guest: impl Future<Output = wasmtime::Result<i32>>,
-    ) -> wasmtime::Result<i32> {
-        let mut cancelled = self.cancelled.clone();
-        tokio::select! {
-            biased;
-            ended = guest => ended,
-            () = tokio::time::sleep(self.deadline.timeout()) => {
-                Err(wasmtime::Error::new(Stopped::TimedOut(self.deadline.timeout())))
-            }
-            Ok(_) = cancelled.wait_for(|stop| *stop) => Err(wasmtime::Error::new(Stopped::Cancelled)),
-        }
-    }
-
     /// Turns the end of a guest into the end of an action.
-    fn outcome(&self, end: End, stdout: &Capture, stderr: &Capture) -> Outcome {
+    pub(super) fn outcome(&self, end: End, stdout: &Capture, stderr: &Capture) -> Outcome {
         let (duration, usage) = (self.deadline.elapsed(), Box::new(end.usage));
         let finished = |exit_code, note: &str| {
             let mut text = BytesMut::from(&stderr.bytes()[..]);

@@ -1,9 +1,9 @@
 //! Makes machine code into something that can be instantiated: loads it, and resolves its imports.
 
+use std::fs::File;
 use std::path::Path;
 
 use wardian_proto::Digest;
-use wasmtime::component::Component;
 use wasmtime::{Engine, Linker, Module, Precompiled};
 
 use super::engines::{Engines, Tier};
@@ -14,8 +14,9 @@ use crate::Failure;
 pub(super) enum Loaded {
     /// A WASI preview-1 command.
     Core(wasmtime::InstancePre<Guest>),
-    /// A WASI preview-2 command component.
-    Component(wasmtime_wasi::p2::bindings::CommandPre<Guest>),
+    /// The machine code of a WASI preview-2 command component, for the process that is to run it. It stays open,
+    /// so that it is there whatever becomes of the file's name.
+    Component(File),
 }
 
 /// Bytes 6 and 7 of the preamble tell a component (1) from a core module (0).
@@ -31,16 +32,10 @@ pub(super) fn load(
     path: &Path,
 ) -> Result<Option<Loaded>, Failure> {
     let linked = match Engine::detect_precompiled_file(path) {
-        Ok(Some(Precompiled::Component)) => {
-            // Components have memories and instances by the dozen: never pooled.
-            let Some(engine) = engines.roomy(tier) else { return Ok(None) };
-            // SAFETY: the file is one of `Artifacts`: in a folder that only this user can write (0700), under
-            // a name that it got after our own compiler had written it for this engine, and unchanged since.
-            match unsafe { Component::deserialize_file(engine, path) } {
-                Ok(component) => link_component(engine, &component),
-                Err(error) => return Ok(unusable(path, &error)),
-            }
-        }
+        Ok(Some(Precompiled::Component)) => match File::open(path) {
+            Ok(file) => return Ok(Some(Loaded::Component(file))),
+            Err(error) => return Ok(unusable(path, &error.into())),
+        },
         Ok(_) => match load_module(engines, tier, path) {
             Ok(module) => link_module(&module),
             Err(error) => return Ok(unusable(path, &error)),
@@ -56,7 +51,8 @@ pub(super) fn load(
 fn load_module(engines: &Engines, tier: Tier, path: &Path) -> wasmtime::Result<Module> {
     let mut failure = wasmtime::Error::msg("no engine runs this tier here");
     for engine in engines.of(tier) {
-        // SAFETY: as for components, in `load`.
+        // SAFETY: the file is one of `Artifacts`: in a folder that only this user can write (0700), under
+        // a name that it got after our own compiler had written it for this engine, and unchanged since.
         match unsafe { Module::deserialize_file(engine, path) } {
             Ok(module) => return Ok(module),
             Err(error) => failure = error,
@@ -85,13 +81,4 @@ fn link_module(module: &Module) -> Result<Loaded, String> {
     let mut linker: Linker<Guest> = Linker::new(module.engine());
     crate::wasi::add_to_linker(&mut linker, guest::preview1).map_err(|e| format!("{e:#}"))?;
     linker.instantiate_pre(module).map(Loaded::Core).map_err(|e| format!("{e:#}"))
-}
-
-fn link_component(engine: &Engine, component: &Component) -> Result<Loaded, String> {
-    let link = || {
-        let mut linker = wasmtime::component::Linker::new(engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        wasmtime_wasi::p2::bindings::CommandPre::new(linker.instantiate_pre(component)?)
-    };
-    link().map(Loaded::Component).map_err(|e: wasmtime::Error| format!("{e:#}"))
 }

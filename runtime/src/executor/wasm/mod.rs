@@ -1,10 +1,10 @@
 //! Runs a command as a WebAssembly guest: WASI preview-1 modules and preview-2 command components.
 //!
 //! A guest sees its input root, its arguments and its environment, and nothing else of the machine: no
-//! network, no other directory, no host environment. Modules run over a workspace, components over a staged
-//! folder.
+//! network, no other directory, no host environment. Modules run over a workspace on a thread of the worker,
+//! components over a staged folder in a process of their own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,27 +17,29 @@ use wardian_store::{BlobStore, ByteRange, StoreError};
 
 use super::{Executor, Files, Layout, Outcome, Task};
 use crate::action::ActionSpec;
-use crate::input_root::blocking;
+use crate::logs::Log;
 use crate::wasi::Deadline;
 use crate::workspace::{InputTree, Inputs};
 use crate::{Failure, Limits};
 
 mod artifacts;
 pub mod compile;
-mod component;
+pub mod component;
 mod engines;
 mod guest;
 mod limiter;
 mod link;
 mod modules;
 mod settings;
+mod threads;
 mod usage;
 
 use compile::{CompileSettings, TrustedModules};
-use engines::Tier;
+pub(crate) use engines::Tier;
 use link::Loaded;
 use modules::Modules;
-pub(crate) use settings::WasmSettings;
+pub use settings::WasmSettings;
+use threads::GuestThreads;
 
 /// How often a running guest is asked whether it should stop.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
@@ -51,6 +53,9 @@ pub struct WasmExecutor {
     store: Arc<dyn BlobStore>,
     inputs: Arc<Inputs>,
     limits: Limits,
+    threads: GuestThreads,
+    /// Runs components.
+    program: PathBuf,
     ticker: Arc<AtomicBool>,
 }
 
@@ -77,7 +82,9 @@ impl WasmExecutor {
         let (cache_bytes_max, message_bytes_max) =
             (limits.wasm_input_cache_bytes_max, limits.tree.directory_bytes_max);
         let inputs = Inputs::new(Arc::clone(&store), Handle::current(), cache_bytes_max, message_bytes_max);
-        Ok(Self { modules, store, inputs, limits: limits.clone(), ticker })
+        let threads = GuestThreads::new(slots, Handle::current());
+        let (limits, program) = (limits.clone(), settings.program.clone());
+        Ok(Self { modules, store, inputs, limits, threads, program, ticker })
     }
 
     /// The modules of registered toolchains; more can be added at any time.
@@ -101,13 +108,31 @@ impl WasmExecutor {
             working_directory: RelPath::root(),
             output_parents: vec![],
             action: *module,
-            deadline: Deadline::start(self.limits.action_timeout_max, cancelled.clone()),
-            cancelled,
+            deadline: Deadline::start(self.limits.action_timeout_max, cancelled),
             settings: WasmSettings::parse(&Platform::default(), &self.limits)?,
+            stdout: Log::default(),
+            stderr: Log::default(),
         };
         let tree = self.tree(Digest::empty(module.function()));
         let files = Files::Workspace(Box::new(tree.workspace(&self.limits, spill_folder.to_owned())));
-        blocking(move || run.finish(&ready.loaded, files)).await.map(|(outcome, _)| outcome)
+        self.on_thread(ready.loaded, run, files).await.map(|(outcome, _)| outcome)
+    }
+
+    /// Runs a preview-1 module on a thread of the guests.
+    async fn on_thread(
+        &self,
+        module: Arc<Loaded>,
+        run: guest::Run,
+        files: Files,
+    ) -> Result<(Outcome, Files), Failure> {
+        let guest = move || match (&*module, files) {
+            (Loaded::Core(pre), Files::Workspace(workspace)) => {
+                let (outcome, workspace) = run.finish(pre, *workspace)?;
+                Ok((outcome, Files::Workspace(Box::new(workspace))))
+            }
+            _ => Err(Failure::Internal("a guest was given files of the wrong layout".into())),
+        };
+        self.threads.run(guest).await
     }
 
     /// Whether argv[0] leads to a file of the input root that starts like a Wasm module.
@@ -142,8 +167,8 @@ impl WasmExecutor {
         )))
     }
 
-    fn settings(&self, task: &Task<'_>) -> Result<WasmSettings, Failure> {
-        let settings = WasmSettings::parse(&task.spec.platform, &self.limits)?;
+    fn settings<'a>(&self, task: &Task<'a>) -> Result<&'a WasmSettings, Failure> {
+        let settings = &task.spec.wasm;
         match settings.tier {
             Some(tier) if !self.modules.tiers().contains(&tier) => Err(Failure::FailedPrecondition(format!(
                 "platform property wasm-tier={tier} asks for what this worker does not have (setting \
@@ -197,6 +222,20 @@ impl Executor for WasmExecutor {
         self.modules.awaits(&tool, settings.tier)
     }
 
+    /// The same at each tier of machine code, those first that it does not run at otherwise. Only one of them
+    /// counts fuel, and where that is a limit there is no other.
+    async fn variants(&self, task: &Task<'_>) -> Vec<WasmSettings> {
+        let settings = &task.spec.wasm;
+        let Ok(tool) = self.tool(task).await else { return Vec::new() };
+        if settings.fuel.is_some() {
+            return vec![settings.clone()];
+        }
+        let first = settings.tier.unwrap_or(Tier::Optimized);
+        let mut tiers = self.modules.tiers_of(&tool);
+        tiers.sort_by_key(|tier| *tier == first);
+        tiers.into_iter().map(|tier| WasmSettings { tier: Some(tier), ..settings.clone() }).collect()
+    }
+
     /// Compiles the module, or waits for whoever compiles it already.
     async fn prepare(&self, task: &Task<'_>) -> Result<Layout, Failure> {
         let settings = self.settings(task)?;
@@ -212,19 +251,36 @@ impl Executor for WasmExecutor {
         let tool = self.tool(task).await?;
         let module = self.modules.get(&tool, settings.tier).await?;
         let spec = task.spec;
-        let run = guest::Run {
-            arguments: spec.arguments.clone(),
-            environment: spec.environment.clone(),
-            working_directory: spec.working_directory.clone(),
-            output_parents: spec.outputs.parents(),
-            action: spec.action,
-            deadline: Deadline::start(spec.timeout, task.cancelled.clone()),
-            cancelled: task.cancelled.clone(),
-            settings,
+        let (mut outcome, files) = match (&*module.loaded, files) {
+            (Loaded::Component(code), Files::Staged(staged)) => {
+                let run = component::Run {
+                    program: &self.program,
+                    code,
+                    tier: module.tier,
+                    spec,
+                    settings,
+                    root: staged.path(),
+                    cancelled: task.cancelled.clone(),
+                    stdout: task.stdout.clone(),
+                    stderr: task.stderr.clone(),
+                };
+                (run.finish().await?, Files::Staged(staged))
+            }
+            (_, files) => {
+                let run = guest::Run {
+                    arguments: spec.arguments.clone(),
+                    environment: spec.environment.clone(),
+                    working_directory: spec.working_directory.clone(),
+                    output_parents: spec.outputs.parents(),
+                    action: spec.action,
+                    deadline: Deadline::start(spec.timeout, task.cancelled.clone()),
+                    settings: settings.clone(),
+                    stdout: task.stdout.clone(),
+                    stderr: task.stderr.clone(),
+                };
+                self.on_thread(Arc::clone(&module.loaded), run, files).await?
+            }
         };
-        // A thread of its own: a guest that loops must not stall the runtime.
-        let loaded = Arc::clone(&module.loaded);
-        let (mut outcome, files) = blocking(move || run.finish(&loaded, files)).await?;
         if let Some(usage) = &mut outcome.finished_mut().usage {
             usage.module_digest = Some(tool.to_wire());
             usage.compiler = compiler(module.tier).to_owned();

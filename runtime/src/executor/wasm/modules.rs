@@ -128,6 +128,14 @@ impl Modules {
         tiers
     }
 
+    /// The tiers that an action may ask for with this module, metered ones first.
+    pub(super) fn tiers_of(&self, module: &Digest) -> Vec<Tier> {
+        let mut tiers = vec![Tier::Metered];
+        tiers.extend(self.shared.may_be_baseline(module).then_some(Tier::Baseline));
+        tiers.push(Tier::Optimized);
+        tiers
+    }
+
     /// Returns a module ready to run, at a certain tier if need be, compiling it when this worker never saw it.
     pub(super) async fn get(&self, module: &Digest, tier: Option<Tier>) -> Result<Ready, Failure> {
         if let Some(ready) = self.shared.loaded(module, tier) {

@@ -10,13 +10,15 @@ use crate::{Failure, Limits};
 
 /// How one guest is run.
 #[derive(Clone, Debug)]
-pub(crate) struct WasmSettings {
+pub struct WasmSettings {
     pub(crate) clock: ClockPolicy,
     pub(crate) random: RandomPolicy,
     /// Fuel that it may use; `None` when it is not counted.
     pub(crate) fuel: Option<u64>,
     /// The machine code to run, if any will not do: an audit compares them, and only one counts fuel.
-    pub(super) tier: Option<Tier>,
+    pub(crate) tier: Option<Tier>,
+    /// How many more times to run it, and to compare what comes out.
+    pub(crate) audit_runs: u64,
     /// The worker's limits, some of them tighter.
     pub(crate) limits: Limits,
 }
@@ -25,7 +27,8 @@ impl WasmSettings {
     /// Reads the properties. One that is not known, or that asks for more than `limits` allow, is refused.
     pub(crate) fn parse(platform: &Platform, limits: &Limits) -> Result<Self, Failure> {
         let (clock, random) = (ClockPolicy::default(), RandomPolicy::default());
-        let mut settings = Self { clock, random, fuel: None, tier: None, limits: limits.clone() };
+        let mut settings =
+            Self { clock, random, fuel: None, tier: None, audit_runs: 0, limits: limits.clone() };
         for (name, value) in platform.settings() {
             settings.set(name, value)?;
         }
@@ -48,6 +51,11 @@ impl WasmSettings {
             "wasi-random" => {
                 let choices = [("action", RandomPolicy::Action), ("system", RandomPolicy::System)];
                 self.random = property.choice(choices)?;
+            }
+            "wasi-audit" => {
+                let mut runs = limits.wasm_audit_runs_max;
+                property.tighten("wasm_audit_runs_max", &mut runs)?;
+                self.audit_runs = runs;
             }
             "wasm-tier" => self.tier = Some(value.parse().map_err(|why: String| property.refuse(why))?),
             "wasm-fuel" => self.fuel = Some(property.number()?),
@@ -143,9 +151,11 @@ mod tests {
             ("wasm-workspace-bytes", "4"),
             ("wasm-workspace-files", "5"),
             ("wasm-path-depth", "6"),
+            ("wasi-audit", "2"),
         ])
         .unwrap();
         assert_eq!((set.clock, set.random, set.fuel), (ClockPolicy::Real, RandomPolicy::System, Some(1000)));
+        assert_eq!((plain.audit_runs, set.audit_runs), (0, 2));
         let limits = set.limits;
         assert_eq!((limits.wasm_memory_bytes_max, limits.wasm_table_elements_max), (65_536, 1));
         assert_eq!((limits.stdout_bytes_max, limits.wasm_handles_max), (2, 3));
@@ -163,6 +173,8 @@ mod tests {
             ("wasm-memory", "4294967297", "wasm_memory_bytes_max"),
             ("wasm-workspace-bytes", "18446744073709551615", "wasm_workspace_bytes_max"),
             ("wasm-open-files", "", "whole number"),
+            ("wasi-audit", "1000", "wasm_audit_runs_max"),
+            ("wasi-audit", "twice", "whole number"),
         ] {
             let refusal = parse(&[(name, value)]).unwrap_err();
             assert!(matches!(refusal, Failure::InvalidArgument(_)), "{refusal:?}");

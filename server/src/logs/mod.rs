@@ -1,0 +1,265 @@
+//! Log streams: what one party writes and others read while it grows.
+//!
+//! They are held in memory, each up to a limit and all together up to another; those that ended stay for a while and
+//! go first when there is no room. Nothing of them survives the server.
+
+mod stream;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use tonic::Status;
+use uuid::Uuid;
+use wardian_proto::{InstanceName, LogName};
+use wardian_runtime::logs::{LogSink, Logs, NamedSink};
+
+use stream::Stream;
+
+/// How often streams that ended or idle too long are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Limits on log streams.
+#[derive(Clone, Copy, Debug)]
+pub struct LogLimits {
+    /// Bytes of one stream.
+    pub stream_bytes_max: u64,
+    /// Bytes of all streams.
+    pub total_bytes_max: u64,
+    /// Streams, those that ended included.
+    pub streams_max: usize,
+    /// How long a stream that ended can still be read.
+    pub kept_for: Duration,
+    /// How long a client that made a stream may write nothing before the stream is ended.
+    pub idle_max: Duration,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self {
+            stream_bytes_max: 16 << 20,
+            total_bytes_max: 256 << 20,
+            streams_max: 20_000,
+            kept_for: Duration::from_secs(15 * 60),
+            idle_max: Duration::from_secs(60 * 60),
+        }
+    }
+}
+
+/// The streams of a server. Clones share them.
+#[derive(Clone)]
+pub struct LogStreams {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    limits: LogLimits,
+    /// Bytes that all streams hold.
+    bytes: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    streams: HashMap<String, Arc<Stream>>,
+    /// Names in the order in which they ended.
+    ended: VecDeque<(Instant, String)>,
+}
+
+/// What a writer is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Committed {
+    pub(crate) bytes: u64,
+    pub(crate) is_complete: bool,
+}
+
+impl LogStreams {
+    /// No streams yet. Must be called inside the runtime.
+    pub fn new(limits: LogLimits) -> Self {
+        let shared =
+            Arc::new(Shared { limits, bytes: AtomicU64::new(0), inner: Mutex::new(Inner::default()) });
+        tokio::spawn(sweep(Arc::downgrade(&shared)));
+        Self { shared }
+    }
+
+    /// Makes a stream that a client writes. The name comes with the writer's token.
+    pub(crate) fn create(&self, instance: &InstanceName) -> Result<LogName, Status> {
+        // 244 random bits.
+        let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+        let name = LogName { instance: instance.clone(), id: Uuid::new_v4().to_string(), token: Some(token) };
+        self.shared.add(&name)?;
+        Ok(name)
+    }
+
+    /// Reads a stream from an offset, for as long as it grows.
+    pub(crate) fn read(
+        &self,
+        name: &LogName,
+        offset: u64,
+        limit: Option<u64>,
+    ) -> Result<BoxStream<'static, Result<Bytes, Status>>, Status> {
+        self.shared.find(name)?.read(offset, limit)
+    }
+
+    /// Adds bytes at the end, which must be at `offset`.
+    pub(crate) fn write(
+        &self,
+        name: &LogName,
+        offset: u64,
+        bytes: &[u8],
+        finish: bool,
+    ) -> Result<Committed, Status> {
+        let stream = self.shared.find_to_write(name)?;
+        let committed = stream.append_at(offset, bytes, &self.shared)?;
+        if finish {
+            self.shared.end(&stream, None);
+        }
+        Ok(Committed { is_complete: committed.is_complete || finish, ..committed })
+    }
+
+    /// How far a writer has come.
+    pub(crate) fn committed(&self, name: &LogName) -> Result<Committed, Status> {
+        Ok(self.shared.find_to_write(name)?.committed())
+    }
+
+    /// Ends every stream that is still written, so that nobody waits for more.
+    pub fn shut_down(&self) {
+        let open: Vec<_> = self.shared.lock().streams.values().cloned().collect();
+        for stream in open {
+            self.shared.end(&stream, Some(Status::unavailable("the server is shutting down")));
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no code that holds this lock panics")
+    }
+
+    fn add(&self, name: &LogName) -> Result<Arc<Stream>, Status> {
+        let mut inner = self.lock();
+        let max = self.limits.streams_max;
+        while inner.streams.len() >= max {
+            if !self.drop_oldest(&mut inner) {
+                return Err(Status::resource_exhausted(format!(
+                    "{max} log streams are open (limit streams_max)"
+                )));
+            }
+        }
+        let stream = Arc::new(Stream::new(name.for_readers(), name.token.clone()));
+        inner.streams.insert(name.for_readers(), Arc::clone(&stream));
+        Ok(stream)
+    }
+
+    fn find(&self, name: &LogName) -> Result<Arc<Stream>, Status> {
+        let name = name.for_readers();
+        self.lock().streams.get(&name).cloned().ok_or_else(|| {
+            Status::not_found(format!("no log stream {name:?}: unknown, or ended some time ago"))
+        })
+    }
+
+    fn find_to_write(&self, name: &LogName) -> Result<Arc<Stream>, Status> {
+        let Some(token) = &name.token else {
+            return Err(Status::invalid_argument(format!(
+                "{name:?} is a name to read; writers need the write_resource_name"
+            )));
+        };
+        let stream = self.find(name)?;
+        if stream.allows(token) {
+            return Ok(stream);
+        }
+        Err(Status::permission_denied(format!("that is not the write_resource_name of {name:?}")))
+    }
+
+    /// Takes room for bytes, from streams that ended if need be.
+    fn charge(&self, bytes: u64) -> bool {
+        let max = self.limits.total_bytes_max;
+        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= max);
+        loop {
+            if self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok() {
+                return true;
+            }
+            if bytes > max || !self.drop_oldest(&mut self.lock()) {
+                return false;
+            }
+        }
+    }
+
+    fn release(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn end(&self, stream: &Arc<Stream>, why: Option<Status>) {
+        if stream.end(why) {
+            self.lock().ended.push_back((Instant::now(), stream.name().to_owned()));
+        }
+    }
+
+    /// Forgets the stream that ended first. Whoever reads it goes on to its end, and holds its bytes until then.
+    fn drop_oldest(&self, inner: &mut Inner) -> bool {
+        let Some((_, name)) = inner.ended.pop_front() else { return false };
+        if let Some(stream) = inner.streams.remove(&name) {
+            self.release(stream.committed().bytes);
+        }
+        true
+    }
+
+    fn expire(&self, now: Instant) {
+        let mut inner = self.lock();
+        let is_old = |at: Instant| now.saturating_duration_since(at) >= self.limits.kept_for;
+        while inner.ended.front().is_some_and(|(at, _)| is_old(*at)) {
+            self.drop_oldest(&mut inner);
+        }
+        let idle_max = self.limits.idle_max;
+        let idle: Vec<_> =
+            inner.streams.values().filter(|stream| stream.is_idle(now, idle_max)).cloned().collect();
+        drop(inner);
+        for stream in idle {
+            self.end(&stream, Some(Status::aborted("the writer of this log stream went away")));
+        }
+    }
+}
+
+async fn sweep(shared: Weak<Shared>) {
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.expire(Instant::now());
+    }
+}
+
+impl Logs for LogStreams {
+    fn open(&self, instance: &InstanceName) -> Option<NamedSink> {
+        let name = LogName { instance: instance.clone(), id: Uuid::new_v4().to_string(), token: None };
+        let stream = self.shared.add(&name).ok()?;
+        let sink = ActionLog { stream, shared: Arc::clone(&self.shared) };
+        Some(NamedSink { name: name.for_readers(), sink: Box::new(sink) })
+    }
+}
+
+/// The stream of a running action. No client can write it: it has no token.
+struct ActionLog {
+    stream: Arc<Stream>,
+    shared: Arc<Shared>,
+}
+
+impl LogSink for ActionLog {
+    fn append(&self, bytes: &[u8]) {
+        // What does not fit ends the stream with the reason; the action's result is another matter.
+        if let Err(full) = self.stream.append(bytes, &self.shared) {
+            self.shared.end(&self.stream, Some(full));
+        }
+    }
+
+    fn finish(&self) {
+        self.shared.end(&self.stream, None);
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
