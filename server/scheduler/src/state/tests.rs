@@ -13,7 +13,6 @@ fn job(name: &str) -> Job {
         instance: InstanceName::default(),
         action: DigestFunction::Sha256.digest(name.as_bytes()),
         requested: DigestFunction::Sha256.digest(name.as_bytes()),
-        requested: DigestFunction::Sha256.digest(name.as_bytes()),
         platform: platform(&[("OSFamily", "linux")]),
         priority: 0,
         do_not_cache: false,
