@@ -88,7 +88,11 @@ strip = 1
 
 #[test]
 fn each_rule_is_explained() {
-    check("\"bin/c++\"", "\"bin/cc\"", &["module[0].paths[1]: bin/cc is named already"]);
+    check(
+        "\"bin/c++\"",
+        "\"bin/cc\"",
+        &["module[0].paths[1]: bin/cc is named already", "tool: bin/cc needs a name"],
+    );
     check("\"bin/cc\", \"bin/c++\"", "", &["module[0].paths: name at least one"]);
     check("@1.2.3-rc1\"", "@1.2.4\"", &["version: the source has version 1.2.4"]);
     check("usr.tar", "cc.wasm", &["unpack[0].archive: this file is used already"]);
