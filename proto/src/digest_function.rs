@@ -1,6 +1,7 @@
 //! Digest functions, and the sets of them that instances offer.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::{Digest, DigestError, Hasher, reapi};
 
@@ -121,15 +122,15 @@ pub enum DigestFunctionsError {
 }
 
 /// The digest functions that an instance offers, the preferred one first. A hash's length, or the name that comes
-/// with it, tells which of them is meant.
+/// with it, tells which of them is meant. Clones share the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DigestFunctions(Vec<DigestFunction>);
+pub struct DigestFunctions(Arc<[DigestFunction]>);
 
 impl DigestFunctions {
     /// The functions for which nobody knows how to make two blobs of one digest.
     pub fn collision_resistant() -> Self {
         use DigestFunction::{Blake3, Sha256, Sha256Tree, Sha384, Sha512};
-        Self(vec![Sha256, Sha384, Sha512, Sha256Tree, Blake3])
+        Self([Sha256, Sha384, Sha512, Sha256Tree, Blake3].into())
     }
 
     /// Every function but MURMUR3, which looks like MD5.
@@ -149,7 +150,7 @@ impl DigestFunctions {
         if functions.contains(&DigestFunction::Md5) && functions.contains(&DigestFunction::Murmur3) {
             return Err(DigestFunctionsError::Ambiguous);
         }
-        Ok(Self(functions))
+        Ok(Self(functions.into()))
     }
 
     /// The functions, the preferred one first.

@@ -34,6 +34,8 @@ pub struct WorkerConfig {
     pub folder: PathBuf,
     /// Actions run at once.
     pub slots: usize,
+    /// Memory for actions that say how much they need, in bytes; `None` when only slots count.
+    pub memory_bytes: Option<u64>,
     /// Whether actions that are not Wasm are run as processes of this machine.
     pub native: bool,
     /// Further properties to offer, such as `pool=large`.
@@ -85,7 +87,8 @@ impl Worker {
         for (name, value) in &self.config.properties {
             add(name, value);
         }
-        Offer { name: self.config.name.clone(), properties, slots: self.config.slots }
+        let WorkerConfig { name, slots, memory_bytes, .. } = &self.config;
+        Offer { name: name.clone(), properties, slots: *slots, memory_bytes: *memory_bytes }
     }
 
     /// Makes the worker known to its queue and starts its slots.

@@ -29,6 +29,9 @@ use crate::web;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
+/// Largest frame that is taken: a client that sends more at once is read with fewer calls to the system.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
+
 /// Streams that one connection may have open.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 
@@ -50,6 +53,7 @@ pub struct Server {
     health: HealthReporter,
     trusted: TrustedModules,
     worker: JoinSet<()>,
+    ticking: JoinHandle<()>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
 }
@@ -64,14 +68,15 @@ impl Server {
             .await
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
-        let Stores { local, blobs, records, meters } = Stores::open(&config).await?;
+        let Stores { local, blobs, records, meters, tiers } = Stores::open(&config).await?;
         let chunks = Chunks::new(blobs.clone(), records.clone());
         let action_cache = ActionCache::new(records, blobs.clone());
-        let queue = LocalQueue::new(config.scheduler, action_cache.clone());
+        let queue = LocalQueue::new(config.scheduler, config.tenants(), action_cache.clone());
         let worker = WorkerConfig {
             name: config.worker.name.clone(),
             folder: std::path::absolute(config.data.join("worker"))?,
             slots: config.worker.slots,
+            memory_bytes: config.worker.memory_bytes,
             native: config.worker.native,
             properties: config.worker.properties.clone(),
             limits: config.worker.limits.clone(),
@@ -80,11 +85,13 @@ impl Server {
         let worker = Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?;
         let trusted = worker.trusted();
         let worker = worker.start().await;
+        let ticking = tokio::spawn(queue.clone().keep_ticking());
         let pin_limits = TreePinLimits { tree: config.worker.limits.tree, ..config.pins };
         let tree_pins = Arc::new(TreePins::new(blobs.clone(), pin_limits));
         let sources = Sources {
             local: local.clone(),
             meters,
+            tiers,
             action_cache: action_cache.clone(),
             queue: queue.clone(),
             tree_pins: tree_pins.clone(),
@@ -109,6 +116,7 @@ impl Server {
             .accept_http1(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -119,7 +127,7 @@ impl Server {
             });
         let serving = tokio::spawn(serving);
         tracing::info!(%address, data = %config.data.display(), "serving");
-        Ok(Self { address, queue, store: local, health, trusted, worker, stop, serving })
+        Ok(Self { address, queue, store: local, health, trusted, worker, ticking, stop, serving })
     }
 
     /// The address of the port.
@@ -147,6 +155,7 @@ impl Server {
             Ok(served) => served??,
             Err(_) => abort.abort(),
         }
+        self.ticking.abort();
         self.store.flush().await?;
         Ok(())
     }

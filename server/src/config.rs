@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::{Table, Value};
 use wardian_proto::{Digest, DigestFunctions, InstanceName};
 use wardian_runtime::{Baseline, CompileSettings, Limits};
-use wardian_scheduler::SchedulerLimits;
+use wardian_scheduler::{SchedulerLimits, Tenants};
 use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
 use wardian_store::tree_pins::TreePinLimits;
 
@@ -19,8 +19,8 @@ use crate::instance::{Instance, parse_functions, parse_instances};
 /// The file that `config print` writes: every key with its default.
 pub const EXAMPLE: &str = include_str!("../wardian.example.toml");
 
-/// Longest lease that another server is believed to give.
-const LEASE_SECONDS_MAX: u64 = 365 * 24 * 3600;
+/// Longest time that can be set.
+const SECONDS_MAX: u64 = 365 * 24 * 3600;
 
 /// Everything that can be set.
 #[derive(Clone, Debug)]
@@ -76,6 +76,8 @@ pub struct WorkerSettings {
     pub name: String,
     /// Actions run at once.
     pub slots: usize,
+    /// Memory for actions that say how much they need, in bytes; `None` when only slots count.
+    pub memory_bytes: Option<u64>,
     /// Whether actions that are not Wasm run as processes of this machine.
     pub native: bool,
     /// Further platform properties it satisfies.
@@ -109,6 +111,7 @@ impl Default for Config {
             worker: WorkerSettings {
                 name: "local".into(),
                 slots: std::thread::available_parallelism().map_or(2, usize::from),
+                memory_bytes: None,
                 native: true,
                 properties: Vec::new(),
                 limits: Limits::default(),
@@ -118,11 +121,17 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// What each instance may have of the queue.
+    pub fn tenants(&self) -> Tenants {
+        let named = self.instances.iter().map(|instance| (instance.name.clone(), instance.share)).collect();
+        Tenants { named, ..Tenants::default() }
+    }
+}
+
 fn default_instances(digest_functions: &DigestFunctions) -> Vec<Instance> {
-    let instance = |name| Instance {
-        name: InstanceName::parse(name).expect("valid names"),
-        digest_functions: digest_functions.clone(),
-    };
+    let instance =
+        |name| Instance::new(InstanceName::parse(name).expect("valid names"), digest_functions.clone());
     ["", "main"].map(instance).to_vec()
 }
 
@@ -205,9 +214,7 @@ impl Config {
             section.text("remote_instance", |text| {
                 InstanceName::parse(text).map(|name| remote.instance = name).map_err(|e| e.to_string())
             });
-            let mut lease = remote.lease.as_secs();
-            section.number("remote_lease_seconds", 0, LEASE_SECONDS_MAX, &mut lease);
-            remote.lease = Duration::from_secs(lease);
+            section.seconds_or_none("remote_lease_seconds", &mut remote.lease);
         });
         root.section("scheduler", |section| {
             let scheduler = &mut config.scheduler;
@@ -218,6 +225,10 @@ impl Config {
             section.count("completed_kept_max", &mut scheduler.completed_kept_max);
             section.count("completed_bytes_max", &mut scheduler.completed_bytes_max);
             section.seconds("completed_kept_seconds", &mut scheduler.completed_kept_for);
+            section.count("attempts_max", &mut scheduler.attempts_max);
+            section.seconds_or_none("worker_grace_seconds", &mut scheduler.worker_grace);
+            section.seconds("unserved_seconds_max", &mut scheduler.unserved_max);
+            section.seconds_or_none("memory_patience_seconds", &mut scheduler.memory_patience);
         });
         root.section("worker", |section| worker(section, &mut config.worker));
         root.finish();
@@ -231,6 +242,9 @@ fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
         if name.is_empty() { Err("is empty".into()) } else { Ok(()) }
     });
     section.count("slots", &mut worker.slots);
+    let mut memory = 0;
+    section.number("memory_bytes", 1, u64::MAX, &mut memory);
+    worker.memory_bytes = (memory > 0).then_some(memory);
     section.boolean("native", &mut worker.native);
     section.list("properties", |entries| {
         let split = |entry: &String| {
@@ -377,7 +391,13 @@ impl<'a> Section<'a> {
 
     fn seconds(&mut self, key: &'static str, target: &mut Duration) {
         let mut value = target.as_secs();
-        self.number(key, 1, 365 * 24 * 3600, &mut value);
+        self.number(key, 1, SECONDS_MAX, &mut value);
+        *target = Duration::from_secs(value);
+    }
+
+    fn seconds_or_none(&mut self, key: &'static str, target: &mut Duration) {
+        let mut value = target.as_secs();
+        self.number(key, 0, SECONDS_MAX, &mut value);
         *target = Duration::from_secs(value);
     }
 

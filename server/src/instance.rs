@@ -2,6 +2,7 @@
 
 use toml::{Table, Value};
 use wardian_proto::{DigestFunction, DigestFunctions, InstanceName};
+use wardian_scheduler::{TenantPolicy, WEIGHT_MAX};
 
 /// One instance: a name that clients send, with an action cache of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,9 +11,22 @@ pub struct Instance {
     pub name: InstanceName,
     /// The digest functions it takes, the preferred one first.
     pub digest_functions: DigestFunctions,
+    /// What it may have of the queue and the workers.
+    pub share: TenantPolicy,
 }
 
-/// Reads `instances`: names, or tables of a name and digest functions of its own.
+impl Instance {
+    /// An instance that shares the workers evenly with others.
+    pub fn new(name: InstanceName, digest_functions: DigestFunctions) -> Self {
+        Self { name, digest_functions, share: TenantPolicy::default() }
+    }
+}
+
+/// What a table of an instance may say.
+const TABLE_KEYS: &[&str] =
+    &["name", "digest_functions", "weight", "running_max", "queued_max", "memory_bytes_max"];
+
+/// Reads `instances`: names, or tables of a name and what is different there.
 pub(crate) fn parse_instances(items: &[Value], shared: &DigestFunctions) -> Result<Vec<Instance>, String> {
     let instances: Vec<Instance> =
         items.iter().map(|item| parse_instance(item, shared)).collect::<Result<_, _>>()?;
@@ -29,15 +43,15 @@ pub(crate) fn parse_instances(items: &[Value], shared: &DigestFunctions) -> Resu
 
 fn parse_instance(item: &Value, shared: &DigestFunctions) -> Result<Instance, String> {
     match item {
-        Value::String(name) => Ok(Instance { name: parse_name(name)?, digest_functions: shared.clone() }),
+        Value::String(name) => Ok(Instance::new(parse_name(name)?, shared.clone())),
         Value::Table(table) => parse_table(table, shared),
-        _ => Err("must be a list of names, or of tables with `name` and `digest_functions`".into()),
+        _ => Err(format!("must be a list of names, or of tables with {}", TABLE_KEYS.join(", "))),
     }
 }
 
 fn parse_table(table: &Table, shared: &DigestFunctions) -> Result<Instance, String> {
-    if let Some(key) = table.keys().find(|key| !["name", "digest_functions"].contains(&key.as_str())) {
-        return Err(format!("unknown key {key:?}; known here: name, digest_functions"));
+    if let Some(key) = table.keys().find(|key| !TABLE_KEYS.contains(&key.as_str())) {
+        return Err(format!("unknown key {key:?}; known here: {}", TABLE_KEYS.join(", ")));
     }
     let name = table.get("name").and_then(Value::as_str).ok_or("a table without a `name`")?;
     let digest_functions = match table.get("digest_functions") {
@@ -48,7 +62,25 @@ fn parse_table(table: &Table, shared: &DigestFunctions) -> Result<Instance, Stri
         }
         Some(_) => return Err("digest_functions must be a list of texts".into()),
     };
-    Ok(Instance { name: parse_name(name)?, digest_functions })
+    Ok(Instance { name: parse_name(name)?, digest_functions, share: parse_share(table)? })
+}
+
+fn parse_share(table: &Table) -> Result<TenantPolicy, String> {
+    let number = |key: &str, max: u64| match table.get(key).map(Value::as_integer) {
+        None => Ok(None),
+        Some(number) => {
+            let number = number.and_then(|n| u64::try_from(n).ok()).filter(|n| (1..=max).contains(n));
+            number.map(Some).ok_or_else(|| format!("{key} must be a whole number between 1 and {max}"))
+        }
+    };
+    let count = |key: &str| Ok::<_, String>(number(key, u64::from(u32::MAX))?.map(|count| count as usize));
+    let weight = number("weight", u64::from(WEIGHT_MAX))?.map_or(1, |weight| weight as u32);
+    Ok(TenantPolicy {
+        weight,
+        running_max: count("running_max")?,
+        queued_max: count("queued_max")?,
+        memory_bytes_max: number("memory_bytes_max", i64::MAX as u64)?,
+    })
 }
 
 fn parse_name(name: &str) -> Result<InstanceName, String> {
@@ -88,6 +120,16 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_may_have_a_share_of_its_own() {
+        let instances =
+            parse(r#"["", { name = "ci", weight = 5, running_max = 8, queued_max = 100 }]"#).unwrap();
+        assert_eq!(instances[0].share, TenantPolicy::default());
+        let expected =
+            TenantPolicy { weight: 5, running_max: Some(8), queued_max: Some(100), memory_bytes_max: None };
+        assert_eq!(instances[1].share, expected);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, word) in [
             ("[]", "no instance"),
@@ -100,6 +142,8 @@ mod tests {
             (r#"[{ name = "a", digest_functions = ["MD5", "MURMUR3"] }]"#, "tells them apart"),
             (r#"[{ name = "a", digest_functions = ["VSO"] }]"#, "no digest function"),
             (r#"[{ name = "a", colour = "green" }]"#, "unknown key"),
+            (r#"[{ name = "a", weight = 0 }]"#, "between 1 and 1000"),
+            (r#"[{ name = "a", running_max = "many" }]"#, "running_max must be"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");

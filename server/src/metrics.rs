@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 use wardian_store::layers::{LATENCY_BOUNDS_SECONDS, Operation, Reading};
 
 use crate::stats::{Lookups, ServerStats, Sources, StoreStats};
+use crate::stores::Tier;
 
 /// Content type of the format.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -40,6 +41,7 @@ impl Collector for Metrics {
         if let Some(server) = &stats.server {
             self::server(&mut writer, server)?;
         }
+        tiers(&mut writer, &self.0.tiers)?;
         operations(&mut writer, &Operation::ALL.map(|operation| (operation, self.0.meters.read(operation))))
     }
 }
@@ -75,6 +77,15 @@ fn server(writer: &mut Writer<'_, '_>, stats: &ServerStats) -> fmt::Result {
     let outcomes = [("hit", hits), ("miss", misses), ("incomplete", incomplete)];
     let help = "Look-ups in the action cache; an incomplete result is not served";
     writer.counters("action_cache_lookups", help, "outcome", outcomes)
+}
+
+/// What each of several stores was asked for; nothing where there is only one.
+fn tiers(writer: &mut Writer<'_, '_>, tiers: &[Tier]) -> fmt::Result {
+    let help = "Blobs that each of several stores was asked for or sent";
+    writer.tiers("store_tier_items", help, tiers, |reading| reading.items)?;
+    let help = "Of these, those that it did not have";
+    writer.tiers("store_tier_missing", help, tiers, |reading| reading.missing)?;
+    writer.tiers("store_tier_bytes", "Bytes of contents that it stored or handed out", tiers, |r| r.bytes)
 }
 
 fn operations(writer: &mut Writer<'_, '_>, readings: &[(Operation, Reading)]) -> fmt::Result {
@@ -123,6 +134,18 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
+    fn tiers(&mut self, name: &str, help: &str, tiers: &[Tier], value: fn(&Reading) -> u64) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for tier in tiers {
+            for operation in Operation::ALL.into_iter().filter(|operation| operation.is_about_blobs()) {
+                let labels = [("tier", tier.name), ("operation", operation.name())];
+                let count = value(&tier.meters.read(operation));
+                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+            }
+        }
+        Ok(())
+    }
+
     fn histograms(
         &mut self,
         name: &str,
@@ -147,7 +170,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use wardian_scheduler::{LocalQueue, SchedulerLimits};
+    use wardian_scheduler::{LocalQueue, SchedulerLimits, Tenants};
     use wardian_store::action_cache::ActionCache;
     use wardian_store::backend::{SledOptions, SledStore};
     use wardian_store::layers::{Metered, Meters};
@@ -163,8 +186,9 @@ mod tests {
         let action_cache = ActionCache::new(blobs.clone(), blobs.clone());
         Sources {
             local: store.clone(),
+            tiers: vec![Tier { name: "near", meters: Arc::clone(&meters) }],
             meters,
-            queue: LocalQueue::new(SchedulerLimits::default(), action_cache.clone()),
+            queue: LocalQueue::new(SchedulerLimits::default(), Tenants::default(), action_cache.clone()),
             action_cache,
             tree_pins: Arc::new(TreePins::new(blobs, TreePinLimits::default())),
         }
@@ -222,6 +246,9 @@ mod tests {
             r#"wardian_store_operation_bytes_total{operation="put"} 4"#,
             r#"wardian_store_operation_items_total{operation="find_missing"} 2"#,
             r#"wardian_store_operation_missing_total{operation="find_missing"} 1"#,
+            r#"wardian_store_tier_items_total{tier="near",operation="find_missing"} 2"#,
+            r#"wardian_store_tier_missing_total{tier="near",operation="find_missing"} 1"#,
+            r#"wardian_store_tier_bytes_total{tier="near",operation="put"} 4"#,
             r#"wardian_store_operation_seconds_count{operation="put"} 1"#,
             r#"wardian_store_operation_seconds_bucket{le="+Inf",operation="put"} 1"#,
             r#"wardian_action_cache_lookups_total{outcome="miss"} 1"#,

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use wardian_scheduler::LocalQueue;
 use wardian_store::action_cache::ActionCache;
 use wardian_store::backend::{SledStats, SledStore};
-use wardian_store::layers::{Meters, Operation};
+use wardian_store::layers::{Meters, Operation, Reading};
 use wardian_store::tree_pins::TreePins;
+
+use crate::stores::Tier;
 
 /// Where a server serves its numbers.
 pub const STATS_PATH: &str = "/stats";
@@ -62,6 +64,9 @@ pub struct ServerStats {
     pub action_cache: Lookups,
     /// By the operation's name.
     pub operations: BTreeMap<String, OperationStats>,
+    /// By tier and the operation's name: what went to the folder and to the remote store, if there is one.
+    #[serde(default)]
+    pub tiers: BTreeMap<String, BTreeMap<String, OperationStats>>,
     pub queued_runs: u64,
     pub running_runs: u64,
     pub live_operations: u64,
@@ -99,6 +104,7 @@ pub struct OperationStats {
 pub(crate) struct Sources {
     pub(crate) local: SledStore,
     pub(crate) meters: std::sync::Arc<Meters>,
+    pub(crate) tiers: Vec<Tier>,
     pub(crate) action_cache: ActionCache,
     pub(crate) queue: LocalQueue,
     pub(crate) tree_pins: std::sync::Arc<TreePins>,
@@ -115,7 +121,8 @@ impl Sources {
                 misses: lookups.misses,
                 incomplete: lookups.incomplete,
             },
-            operations: Operation::ALL.map(|operation| self.operation(operation)).into(),
+            operations: operations(&self.meters),
+            tiers: self.tiers.iter().map(|tier| (tier.name.into(), operations(&tier.meters))).collect(),
             queued_runs: load.queued_runs as u64,
             running_runs: load.running_runs as u64,
             live_operations: load.live_operations as u64,
@@ -123,17 +130,21 @@ impl Sources {
         };
         Stats { store: self.local.stats().into(), server: Some(server) }
     }
+}
 
-    fn operation(&self, operation: Operation) -> (String, OperationStats) {
-        let reading = self.meters.read(operation);
-        let stats = OperationStats {
+fn operations(meters: &Meters) -> BTreeMap<String, OperationStats> {
+    Operation::ALL.map(|operation| (operation.name().into(), meters.read(operation).into())).into()
+}
+
+impl From<Reading> for OperationStats {
+    fn from(reading: Reading) -> Self {
+        Self {
             calls: reading.calls,
             failures: reading.failures,
             items: reading.items,
             missing: reading.missing,
             bytes: reading.bytes,
             seconds: reading.time.as_secs_f64(),
-        };
-        (operation.name().into(), stats)
+        }
     }
 }

@@ -20,6 +20,15 @@ pub(crate) struct Stores {
     pub(crate) records: Arc<dyn RecordStore>,
     /// Counts what goes to the two above.
     pub(crate) meters: Arc<Meters>,
+    /// With a remote store, what goes to the folder and what to the other server; nothing without.
+    pub(crate) tiers: Vec<Tier>,
+}
+
+/// The counters of one of several stores that together are one.
+#[derive(Clone)]
+pub(crate) struct Tier {
+    pub(crate) name: &'static str,
+    pub(crate) meters: Arc<Meters>,
 }
 
 impl Stores {
@@ -31,12 +40,22 @@ impl Stores {
             format!("store in {} cannot be opened (is another server using it?)", config.data.display())
         })?;
         let meters = Arc::new(Meters::default());
+        let mut tiers = Vec::new();
         let blobs: Arc<dyn BlobStore> = match far(&config.remote) {
             None => Arc::new(Metered::new(local.clone(), Arc::clone(&meters))),
-            Some(far) => Arc::new(Metered::new(Tiered::new(local.clone(), far), Arc::clone(&meters))),
+            Some(far) => {
+                let mut tier = |name| {
+                    let meters = Arc::new(Meters::default());
+                    tiers.push(Tier { name, meters: Arc::clone(&meters) });
+                    meters
+                };
+                let near = Metered::new(local.clone(), tier("near"));
+                let far = Metered::new(far, tier("far"));
+                Arc::new(Metered::new(Tiered::new(near, far), Arc::clone(&meters)))
+            }
         };
         let records = Arc::new(Metered::new(local.clone(), Arc::clone(&meters)));
-        Ok(Self { local, blobs, records, meters })
+        Ok(Self { local, blobs, records, meters, tiers })
     }
 }
 

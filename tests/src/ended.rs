@@ -139,13 +139,21 @@ pub struct Refusal {
     pub message: String,
     /// Subjects of the MISSING violations in its details, sorted.
     pub missing: Vec<String>,
+    /// When to ask again, in seconds, if its details say so.
+    pub retry_seconds: Option<i64>,
 }
 
 impl Refusal {
     /// Takes a status inside a response apart.
     fn of_wire(status: &rpc::Status) -> Self {
         let mut missing = Vec::new();
+        let mut retry_seconds = None;
         for detail in &status.details {
+            if detail.type_url == "type.googleapis.com/google.rpc.RetryInfo" {
+                let retry = rpc::RetryInfo::decode(&*detail.value).expect("RetryInfo");
+                retry_seconds = retry.retry_delay.map(|delay| delay.seconds);
+                continue;
+            }
             assert_eq!(detail.type_url, "type.googleapis.com/google.rpc.PreconditionFailure");
             let failure = rpc::PreconditionFailure::decode(&*detail.value).expect("PreconditionFailure");
             for violation in failure.violations {
@@ -154,13 +162,14 @@ impl Refusal {
             }
         }
         missing.sort();
-        Self { code: Code::from(status.code), message: status.message.clone(), missing }
+        Self { code: Code::from(status.code), message: status.message.clone(), missing, retry_seconds }
     }
 
     /// Takes the status of a call apart; its details are a whole `google.rpc.Status`.
     pub fn of_call(status: &Status) -> Self {
         if status.details().is_empty() {
-            return Self { code: status.code(), message: status.message().into(), missing: vec![] };
+            let message = status.message().into();
+            return Self { code: status.code(), message, missing: vec![], retry_seconds: None };
         }
         let wire = rpc::Status::decode(Bytes::copy_from_slice(status.details())).expect("google.rpc.Status");
         assert_eq!((Code::from(wire.code), wire.message.as_str()), (status.code(), status.message()));

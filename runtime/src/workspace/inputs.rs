@@ -4,14 +4,13 @@
 //! headers cost the second action nothing. Nothing here is ever changed.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use wardian_proto::{Digest, Directory, RelPath, reapi};
-use wardian_store::{BlobStore, ByteRange, StoreError};
+use wardian_store::{BlobStore, ByteRange, Recent, StoreError};
 
-use super::lru::Lru;
 use super::{SYMLINKS_FOLLOWED_MAX, Workspace, WorkspaceLimits, nanos};
 use crate::{Failure, Limits};
 
@@ -26,8 +25,8 @@ pub struct Inputs {
     store: Arc<dyn BlobStore>,
     runtime: Handle,
     directory_bytes_max: u64,
-    directories: Mutex<Lru<Digest, Arc<InputDirectory>>>,
-    windows: Mutex<Lru<(Digest, u64), Bytes>>,
+    directories: Recent<Digest, Arc<InputDirectory>>,
+    windows: Recent<(Digest, u64), Bytes>,
 }
 
 /// One level of an input tree, sorted by name.
@@ -105,14 +104,14 @@ impl Inputs {
             store,
             runtime,
             directory_bytes_max,
-            directories: Mutex::new(Lru::new(for_directories)),
-            windows: Mutex::new(Lru::new(bytes_max - for_directories)),
+            directories: Recent::new(for_directories as u64),
+            windows: Recent::new((bytes_max - for_directories) as u64),
         })
     }
 
     /// Returns a Directory. A missing one is a failure that names it.
     pub(crate) async fn directory(&self, digest: &Digest) -> Result<Arc<InputDirectory>, Failure> {
-        if let Some(known) = lock(&self.directories).get(digest) {
+        if let Some(known) = self.directories.get(digest) {
             return Ok(known);
         }
         if digest.size() > self.directory_bytes_max {
@@ -123,13 +122,13 @@ impl Inputs {
         let directory = Directory::decode(digest.function(), &bytes)
             .map_err(|source| StoreError::Directory { digest: *digest, source })?;
         let directory = Arc::new(InputDirectory::new(directory));
-        lock(&self.directories).insert(*digest, Arc::clone(&directory), directory.bytes());
+        self.directories.insert(*digest, Arc::clone(&directory), directory.bytes() as u64);
         Ok(directory)
     }
 
     /// The same for a thread that may wait, which must not be one that drives the async runtime.
     pub(super) fn directory_now(&self, digest: &Digest) -> Result<Arc<InputDirectory>, Failure> {
-        if let Some(known) = lock(&self.directories).get(digest) {
+        if let Some(known) = self.directories.get(digest) {
             return Ok(known);
         }
         self.runtime.block_on(self.directory(digest))
@@ -138,7 +137,7 @@ impl Inputs {
     /// Returns the window of a file that starts at `index * WINDOW_BYTES`, to be called as `directory_now`.
     pub(super) fn window_now(&self, digest: &Digest, index: u64) -> Result<Bytes, Failure> {
         let key = (*digest, index);
-        if let Some(known) = lock(&self.windows).get(&key) {
+        if let Some(known) = self.windows.get(&key) {
             return Ok(known);
         }
         let offset = index * WINDOW_BYTES;
@@ -154,13 +153,9 @@ impl Inputs {
         }
         // Bytes may be a slice of something larger, which the cache would keep alive unseen.
         let own = Bytes::copy_from_slice(&bytes);
-        lock(&self.windows).insert(key, own.clone(), own.len());
+        self.windows.insert(key, own.clone(), own.len() as u64);
         Ok(own)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no code that holds this lock panics")
 }
 
 /// An input tree nobody has changed: where tools and working directories are looked up before a run.

@@ -26,7 +26,6 @@ use crate::{Failure, Limits};
 mod files;
 mod inputs;
 mod list;
-mod lru;
 mod names;
 mod observed;
 mod pages;

@@ -4,15 +4,21 @@
 //! gives it all three. Workers see only the [`WorkQueue`] trait. Nothing here reads an Action: platform,
 //! priority and key come in with the [`Job`].
 
+mod fair;
 mod held;
+mod job;
+mod limits;
 pub mod platform;
 pub mod queue;
 pub mod state;
 
+pub use fair::TenantLoad;
 pub use held::Held;
+pub use job::{Invocation, Job, OperationName, RunId, WorkerId};
+pub use limits::{SchedulerLimits, SubmitError, TenantPolicy, Tenants, WEIGHT_MAX};
 pub use platform::{Offer, Platform, Unsatisfiable};
-pub use queue::{LocalQueue, Operation, QueueLoad, SchedulerLimits};
-pub use state::{Job, OperationName, RunId, Stage, SubmitError, WorkerId};
+pub use queue::{LocalQueue, Operation, QueueLoad};
+pub use state::Stage;
 
 use std::sync::Arc;
 

@@ -70,6 +70,8 @@ pub struct Offer {
     pub properties: BTreeMap<String, Vec<String>>,
     /// Actions it runs at once.
     pub slots: usize,
+    /// Memory it has for them, in bytes; actions that say how much they need are given out accordingly.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Offer {
@@ -97,7 +99,7 @@ impl fmt::Display for Offer {
 }
 
 /// A platform that no worker can ever serve (FAILED_PRECONDITION).
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Unsatisfiable {
     #[error("there is no worker")]
@@ -143,6 +145,7 @@ pub(crate) mod tests {
             name: "w".into(),
             properties: properties.iter().map(|(n, v)| ((*n).to_owned(), owned(v))).collect(),
             slots: 1,
+            memory_bytes: None,
         }
     }
 

@@ -2,16 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 use wardian_proto::{InstanceName, reapi, rpc};
 use wardian_store::action_cache::ActionCache;
 
-pub use crate::state::SchedulerLimits;
-use crate::state::{Job, OperationName, RunId, Scheduler, Stage, SubmitError, View, WorkerId};
-use crate::{Assignment, Held, Offer, WorkQueue};
+use crate::state::{Scheduler, Stage, View, Waiting};
+use crate::{
+    Assignment, Held, Job, Offer, OperationName, RunId, SchedulerLimits, SubmitError, TenantLoad, Tenants,
+    WorkQueue, WorkerId,
+};
+
+/// How often the queue looks for what is due.
+const TICK: Duration = Duration::from_secs(1);
 
 /// The queue of one server process.
 #[derive(Clone)]
@@ -55,9 +60,9 @@ pub struct Operation {
 
 impl LocalQueue {
     /// An empty queue that writes good results to `action_cache`.
-    pub fn new(limits: SchedulerLimits, action_cache: ActionCache) -> Self {
+    pub fn new(limits: SchedulerLimits, tenants: Tenants, action_cache: ActionCache) -> Self {
         let inner = Inner {
-            state: Scheduler::new(limits),
+            state: Scheduler::new(limits, tenants),
             watchers: HashMap::new(),
             cancels: HashMap::new(),
             shutting_down: false,
@@ -75,7 +80,7 @@ impl LocalQueue {
             if inner.shutting_down {
                 return Err(SubmitError::ShuttingDown);
             }
-            let name = inner.state.submit(SystemTime::now(), job)?;
+            let name = inner.state.submit(Instant::now(), SystemTime::now(), job)?;
             inner.state.hold(&name, &mut held);
             let view = inner.state.view(&name).expect("just submitted");
             let (sender, views) = watch::channel(view);
@@ -84,6 +89,27 @@ impl LocalQueue {
         })?;
         self.shared.work.notify_waiters();
         Ok(operation)
+    }
+
+    /// Does what is due, again and again. To be run beside the queue for as long as it is used.
+    pub async fn keep_ticking(self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.update(|inner| inner.state.tick(Instant::now()));
+            self.shared.work.notify_waiters();
+        }
+    }
+
+    /// Why an operation waits; `None` when it does not.
+    pub fn waiting(&self, name: &OperationName) -> Option<Waiting> {
+        self.lock().state.waiting(name)
+    }
+
+    /// What each tenant has that has something.
+    pub fn tenants(&self) -> Vec<(InstanceName, TenantLoad)> {
+        self.lock().state.tenants().map(|(name, load)| (name.clone(), load)).collect()
     }
 
     /// Finds an operation by name.
@@ -152,7 +178,7 @@ impl LocalQueue {
         let response = reapi::ExecuteResponse { status: Some(status), ..Default::default() };
         self.update(|inner| {
             inner.shutting_down = true;
-            inner.state.end_queued(Instant::now(), response);
+            inner.state.end_queued(Instant::now(), &response);
         });
         self.shared.work.notify_waiters();
     }
@@ -182,10 +208,10 @@ impl LocalQueue {
 
     fn try_assign(&self, worker: WorkerId) -> Option<Assignment> {
         self.update(|inner| {
-            let (run, job, queued_at) = inner.state.assign(worker)?;
+            let given = inner.state.assign(Instant::now(), worker)?;
             let (sender, cancelled) = watch::channel(false);
-            inner.cancels.insert(run, sender);
-            Some(Assignment { run, job, queued_at, cancelled })
+            inner.cancels.insert(given.run, sender);
+            Some(Assignment { run: given.run, job: given.job, queued_at: given.queued_at, cancelled })
         })
     }
 }
@@ -225,7 +251,7 @@ impl WorkQueue for LocalQueue {
     }
 
     async fn unregister(&self, worker: WorkerId) {
-        self.update(|inner| inner.state.remove_worker(worker));
+        self.update(|inner| inner.state.remove_worker(Instant::now(), worker, "left"));
         self.shared.work.notify_waiters();
     }
 

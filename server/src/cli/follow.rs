@@ -3,6 +3,7 @@
 use prost::Message as _;
 use wardian_proto::reapi;
 use wardian_proto::reapi::execution_stage::Value as Stage;
+use wardian_proto::wardian::Waiting;
 
 use super::format;
 use super::progress::Task;
@@ -30,7 +31,10 @@ fn describe(progress: &Progress) -> String {
     let worker = format::plain(&progress.metadata.worker);
     match progress.stage {
         Stage::CacheCheck => "looking for a cached result".to_owned(),
-        Stage::Queued => "waiting for a worker".to_owned(),
+        Stage::Queued => match waiting(&progress.metadata) {
+            Some(waiting) => format!("waiting ({})", format::plain(&waiting.reason)),
+            None => "waiting for a worker".to_owned(),
+        },
         Stage::Executing => match doing(&progress.metadata) {
             Some(doing) => format!("{} ({worker})", format::plain(&doing)),
             None => "running".to_owned(),
@@ -40,8 +44,14 @@ fn describe(progress: &Progress) -> String {
     }
 }
 
+/// Why an operation waits, when the server says so.
+pub(super) fn waiting(metadata: &reapi::ExecutedActionMetadata) -> Option<Waiting> {
+    let found = metadata.auxiliary_metadata.iter().find(|any| any.type_url.ends_with("/wardian.v1.Waiting"));
+    found.and_then(|any| Waiting::decode(&*any.value).ok())
+}
+
 /// What the worker says that it does now: the last text among the auxiliary metadata. Others are remarks.
-fn doing(metadata: &reapi::ExecutedActionMetadata) -> Option<String> {
+pub(super) fn doing(metadata: &reapi::ExecutedActionMetadata) -> Option<String> {
     let text = metadata
         .auxiliary_metadata
         .iter()

@@ -14,6 +14,7 @@ mod config;
 mod demo;
 mod follow;
 mod format;
+mod operations;
 mod progress;
 mod report;
 mod run;
@@ -61,6 +62,7 @@ enum Command {
     Cas(cas::CasArgs),
     Action(action::ActionArgs),
     Audit(audit::AuditArgs),
+    Operations(operations::OperationsArgs),
     Demo(demo::DemoArgs),
     /// Check or print the configuration.
     Config(config::ConfigArgs),
@@ -124,6 +126,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cas(args) => cas::cas(&cli.remote, args).await,
         Command::Action(args) => action::action(&cli.remote, args).await,
         Command::Audit(args) => audit::audit(&cli.remote, args).await,
+        Command::Operations(args) => operations::operations(&cli.remote, args).await,
         Command::Demo(args) => demo::demo(args).await,
         Command::Config(args) => config::config(args),
         Command::Store(args) => store::store(&cli.remote, args).await,

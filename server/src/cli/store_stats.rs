@@ -1,5 +1,6 @@
 //! The numbers of a store as people read them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::format;
@@ -14,7 +15,10 @@ pub(crate) fn text(stats: &Stats) -> String {
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text: String = lines.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect();
     if let Some(server) = &stats.server {
-        text += &operations(server);
+        text += &operations("operation", &server.operations);
+        for (tier, operations) in &server.tiers {
+            text += &self::operations(&format!("{}:", format::plain(tier)), operations);
+        }
     }
     text
 }
@@ -54,12 +58,12 @@ fn server_lines(stats: &ServerStats) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn operations(stats: &ServerStats) -> String {
+fn operations(title: &str, operations: &BTreeMap<String, OperationStats>) -> String {
     let mut text = format!(
         "\n{:14} {:>10} {:>12} {:>7} {:>10} {:>10} {:>9}\n",
-        "operation", "calls", "items", "found", "bytes", "mean", "failures"
+        title, "calls", "items", "found", "bytes", "mean", "failures"
     );
-    for (name, operation) in stats.operations.iter().filter(|(_, operation)| operation.calls > 0) {
+    for (name, operation) in operations.iter().filter(|(_, operation)| operation.calls > 0) {
         let OperationStats { calls, failures, items, missing, bytes, seconds } = *operation;
         let found = percent(items.saturating_sub(missing), items);
         let mean = Duration::try_from_secs_f64(seconds / calls as f64).unwrap_or_default();
@@ -106,6 +110,7 @@ mod tests {
             version: "1".into(),
             action_cache: Lookups { hits: 0, misses: 0, incomplete: 0 },
             operations: [("find_missing".to_owned(), found), ("pin".to_owned(), idle)].into(),
+            tiers: [("far".to_owned(), [("get_batch".to_owned(), found)].into())].into(),
             queued_runs: 7,
             running_runs: 2,
             live_operations: 9,
@@ -123,6 +128,8 @@ mod tests {
             row.split_whitespace().collect::<Vec<_>>().join(" "),
             "find_missing 4 10 70.0 % 5 B 250 us 0"
         );
+        let far = served.lines().skip_while(|line| !line.starts_with("far: ")).nth(1).unwrap();
+        assert!(far.starts_with("get_batch") && far.contains("70.0 %"), "{served}");
         assert!(!served.contains("pin "), "what was never called is left out");
     }
 }

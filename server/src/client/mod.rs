@@ -32,7 +32,7 @@ use std::future::poll_fn;
 use axum::http;
 use tonic::codegen::Service as _;
 use tonic::transport::Channel;
-use wardian_proto::{Digest, InstanceName, reapi};
+use wardian_proto::{Digest, InstanceName, longrunning, reapi};
 use wardian_store::backend::GrpcStore;
 
 use crate::stats::{STATS_PATH, Stats};
@@ -79,6 +79,36 @@ impl Client {
             Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
             Err(status) => Err(ClientError::call("GetActionResult", status)),
         }
+    }
+
+    /// Lists the operations of the instance that can be asked for, `count` at the most.
+    pub async fn operations(&self, count: usize) -> Result<Vec<longrunning::Operation>, ClientError> {
+        let mut client = longrunning::operations_client::OperationsClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut request = longrunning::ListOperationsRequest {
+            name: format!("{}operations", self.instance.prefix()),
+            ..Default::default()
+        };
+        let mut operations = Vec::new();
+        loop {
+            let page = client.list_operations(request.clone()).await;
+            let page = page.map_err(|status| ClientError::call("ListOperations", status))?.into_inner();
+            operations.extend(page.operations);
+            // A server that says the same for ever is asked no more.
+            if page.next_page_token <= request.page_token || operations.len() >= count {
+                operations.truncate(count);
+                return Ok(operations);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// Asks the server to stop an operation.
+    pub async fn cancel_operation(&self, name: &str) -> Result<(), ClientError> {
+        let mut client = longrunning::operations_client::OperationsClient::new(self.channel.clone());
+        let request = longrunning::CancelOperationRequest { name: name.to_owned() };
+        let cancelled = client.cancel_operation(request).await;
+        cancelled.map(|_| ()).map_err(|status| ClientError::call("CancelOperation", status))
     }
 
     /// Reads the numbers of the server.

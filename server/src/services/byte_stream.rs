@@ -71,10 +71,8 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
             }
             Ok(limit) => Some(limit),
         };
-        let mut pieces = self.0.blobs.read(&name.digest, ByteRange { offset, limit }).await?;
-        if name.compressor != Compressor::Identity {
-            pieces = compression::compress(name.compressor, pieces);
-        }
+        let pieces = self.0.blobs.read(&name.digest, ByteRange { offset, limit }).await?;
+        let pieces = compression::compress(name.compressor, pieces);
         let responses = pieces.map(|piece| piece.map(|data| ReadResponse { data }).map_err(Status::from));
         Ok(Response::new(responses.boxed()))
     }
@@ -92,16 +90,14 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
         let name = self.parse_write(&first.resource_name)?;
         let committed = |committed_size| Ok(Response::new(WriteResponse { committed_size }));
         let is_compressed = name.compressor != Compressor::Identity;
-        if self.is_stored(&name.digest).await? {
+        // Of an upload that is here already nothing can be spared, and the store looks for itself.
+        if !first.finish_write && self.is_stored(&name.digest).await? {
             // Somebody was faster. The rest of the stream is not needed.
             return committed(if is_compressed { -1 } else { size_on_the_wire(name.digest.size()) });
         }
         let received = Arc::new(Received::default());
         let pieces = write_pieces(first, messages, idle, Arc::clone(&received));
-        let upload = match name.compressor {
-            Compressor::Identity => Upload::stream(name.digest, pieces),
-            encoded => Upload::stream(name.digest, compression::decompress(encoded, pieces)),
-        };
+        let upload = Upload::stream(name.digest, compression::decompress(name.compressor, pieces));
         match self.0.blobs.put(upload).await {
             // Of a compressed blob: the bytes as they were sent.
             Ok(()) => committed(size_on_the_wire(received.bytes.load(Ordering::Relaxed))),

@@ -74,12 +74,11 @@ fn told(compressor: Compressor, error: std::io::Error) -> StoreError {
 
 /// Encodes a blob as it passes.
 pub(super) fn compress(compressor: Compressor, pieces: Pieces) -> Pieces {
-    let source = reader(pieces);
     let encoder: Reader = match compressor {
-        Compressor::Identity => Box::pin(source),
-        Compressor::Zstd => Box::pin(ZstdEncoder::with_quality(source, ZSTD_LEVEL)),
-        Compressor::Deflate => Box::pin(DeflateEncoder::with_quality(source, DEFLATE_LEVEL)),
-        Compressor::Brotli => Box::pin(BrotliEncoder::with_quality(source, BROTLI_LEVEL)),
+        Compressor::Identity => return pieces,
+        Compressor::Zstd => Box::pin(ZstdEncoder::with_quality(reader(pieces), ZSTD_LEVEL)),
+        Compressor::Deflate => Box::pin(DeflateEncoder::with_quality(reader(pieces), DEFLATE_LEVEL)),
+        Compressor::Brotli => Box::pin(BrotliEncoder::with_quality(reader(pieces), BROTLI_LEVEL)),
     };
     read_all(compressor, encoder)
 }
@@ -89,18 +88,17 @@ pub(super) fn decompress(
     compressor: Compressor,
     pieces: impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static,
 ) -> Pieces {
-    let source = reader(pieces);
     match compressor {
-        Compressor::Identity => read_all(compressor, Box::pin(source)),
+        Compressor::Identity => pieces.boxed(),
         Compressor::Zstd => {
             let window = DParameter::window_log_max(ZSTD_WINDOW_LOG_MAX);
-            let mut decoder = ZstdDecoder::with_params(source, &[window]);
+            let mut decoder = ZstdDecoder::with_params(reader(pieces), &[window]);
             // The format allows frames one after another, and some encoders write them.
             decoder.multiple_members(true);
             read_all(compressor, Box::pin(decoder))
         }
-        Compressor::Deflate => read_to_one_end(compressor, DeflateDecoder::new(source)),
-        Compressor::Brotli => read_to_one_end(compressor, BrotliDecoder::new(source)),
+        Compressor::Deflate => read_to_one_end(compressor, DeflateDecoder::new(reader(pieces))),
+        Compressor::Brotli => read_to_one_end(compressor, BrotliDecoder::new(reader(pieces))),
     }
 }
 

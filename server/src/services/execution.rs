@@ -1,22 +1,31 @@
 //! Execution: actions in, operations out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use prost::Message as _;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use wardian_proto::longrunning::{self, operation};
-use wardian_proto::{Digest, DigestFunction, InstanceName, pack_any, reapi, rpc};
+use wardian_proto::{Digest, DigestFunction, InstanceName, pack_any, reapi, rpc, wardian};
 use wardian_runtime::{Failure, action};
-use wardian_scheduler::state::View;
-use wardian_scheduler::{Job, Operation, OperationName, Stage, SubmitError};
+use wardian_scheduler::state::{View, Waiting};
+use wardian_scheduler::{Job, Operation, OperationName, Platform, Stage, SubmitError};
 
 use super::inline::Inline;
+use super::request_metadata;
 use super::{Context, failure_status};
 
 /// Files that one request may ask to have inlined.
 const INLINE_FILES_MAX: usize = 10_000;
+
+/// How often whoever follows a queued operation is told what it waits for.
+const QUEUED_NEWS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// When a client that met a full queue may ask again: actions that wait are gone one by one, so soon.
+const FULL_QUEUE_RETRY_SECONDS: i64 = 1;
 
 pub(super) struct Execution(pub(super) Arc<Context>);
 
@@ -39,6 +48,7 @@ impl reapi::execution_server::Execution for Execution {
         &self,
         request: Request<reapi::ExecuteRequest>,
     ) -> Result<Response<OperationStream>, Status> {
+        let invocation = request_metadata::invocation(request.metadata());
         let request = request.into_inner();
         let instance = self.0.instance(&request.instance_name)?;
         let action_digest = instance.digest(request.digest_function, request.action_digest.as_ref())?;
@@ -79,7 +89,9 @@ impl reapi::execution_server::Execution for Execution {
         let job = Job {
             instance: instance.name.clone(),
             action: action_digest,
+            memory_bytes: memory_needed(&platform),
             platform,
+            invocation,
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
             do_not_cache: action.do_not_cache,
         };
@@ -115,6 +127,11 @@ impl Execution {
     }
 }
 
+/// What an action says it needs of a worker's memory: its limit, as it may use all of it. 0 when it does not say.
+fn memory_needed(platform: &Platform) -> u64 {
+    platform.get("wasm-memory").and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+}
+
 /// A stream of one message: the operation is done before it began.
 fn done_at_once(
     instance: &InstanceName,
@@ -129,9 +146,21 @@ fn submit_status(error: SubmitError) -> Status {
     let text = error.to_string();
     match error {
         SubmitError::Unsatisfiable(_) => Status::failed_precondition(text),
-        SubmitError::QueueFull(_) | SubmitError::TooManyOperations(_) => Status::resource_exhausted(text),
+        SubmitError::QueueFull(_)
+        | SubmitError::TenantQueueFull(_)
+        | SubmitError::TooManyPlatforms(_)
+        | SubmitError::TooManyOperations(_) => retry_later(text),
         SubmitError::ShuttingDown => Status::unavailable(text),
     }
+}
+
+/// The queue is full: a refusal that says when to ask again.
+fn retry_later(text: String) -> Status {
+    let delay = prost_types::Duration { seconds: FULL_QUEUE_RETRY_SECONDS, nanos: 0 };
+    let retry = pack_any("google.rpc.RetryInfo", &rpc::RetryInfo { retry_delay: Some(delay) });
+    let code = rpc::Code::ResourceExhausted;
+    let wire = rpc::Status { code: code.into(), message: text.clone(), details: vec![retry] };
+    Status::with_details(tonic::Code::ResourceExhausted, text, wire.encode_to_vec().into())
 }
 
 /// Finds an operation by its name.
@@ -159,7 +188,7 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
             return None;
         }
         // The sender goes when the operation ends, or when somebody deleted it.
-        if !state.first && state.views.changed().await.is_err() {
+        if !state.first && !changed_or_still_queued(&mut state.views).await {
             state.ended = true;
             return Some((Err(Status::not_found("the operation was deleted")), state));
         }
@@ -171,11 +200,21 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
                 let response = with_inlined(&state.context, &view.job.action, response, &state.hints).await;
                 completed(&state.name, &view.job.action, &response)
             }
-            _ => describe(&state.name, &view),
+            _ => describe(&state.context, &state.name, &view),
         };
         Some((Ok(operation), state))
     })
     .boxed()
+}
+
+/// Waits until there is something to say: a change, or for a while nothing of an operation that is queued, because
+/// what it waits for may be something else by now. False when nothing more will come.
+async fn changed_or_still_queued(views: &mut watch::Receiver<View>) -> bool {
+    let queued = matches!(views.borrow().stage, Stage::Queued);
+    tokio::select! {
+        changed = views.changed() => changed.is_ok(),
+        () = tokio::time::sleep(QUEUED_NEWS_INTERVAL), if queued => true,
+    }
 }
 
 async fn with_inlined(
@@ -193,11 +232,11 @@ async fn with_inlined(
 }
 
 /// The wire form of an operation in whatever state.
-pub(super) fn describe(name: &OperationName, view: &View) -> longrunning::Operation {
+pub(super) fn describe(context: &Context, name: &OperationName, view: &View) -> longrunning::Operation {
     use reapi::execution_stage::Value;
     let (stage, partial) = match &view.stage {
         Stage::Completed(response) => return completed(name, &view.job.action, response),
-        Stage::Queued => (Value::Queued, None),
+        Stage::Queued => (Value::Queued, context.queue.waiting(name).map(waiting)),
         Stage::Executing(metadata) => (Value::Executing, Some((**metadata).clone())),
     };
     longrunning::Operation {
@@ -205,6 +244,22 @@ pub(super) fn describe(name: &OperationName, view: &View) -> longrunning::Operat
         metadata: Some(metadata(stage, &view.job.action, partial)),
         done: false,
         result: None,
+    }
+}
+
+/// What is known of a run that no worker has: why not.
+fn waiting(waiting: Waiting) -> reapi::ExecutedActionMetadata {
+    let attempts = waiting.attempts.into_iter();
+    let since = waiting.since.into();
+    let message = wardian::Waiting {
+        since: Some(since),
+        reason: waiting.reason.to_string(),
+        attempts: attempts.map(|a| wardian::Attempt { worker: a.worker, reason: a.reason }).collect(),
+    };
+    reapi::ExecutedActionMetadata {
+        queued_timestamp: Some(since),
+        auxiliary_metadata: vec![pack_any("wardian.v1.Waiting", &message)],
+        ..Default::default()
     }
 }
 

@@ -10,6 +10,7 @@ mod execution;
 mod inline;
 mod inputs;
 mod operations;
+mod request_metadata;
 mod routes;
 
 use std::sync::Arc;

@@ -56,7 +56,7 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
         for name in names {
             // One may have been forgotten since it was listed.
             let Some(operation) = self.0.queue.operation(&name) else { continue };
-            let described = describe(&name, &operation.views.borrow().clone());
+            let described = describe(&self.0, &name, &operation.views.borrow().clone());
             bytes += described.encoded_len();
             if bytes > REPLY_BYTES_MAX && !operations.is_empty() {
                 more = true;
@@ -75,7 +75,7 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
     ) -> Result<Response<Operation>, Status> {
         let operation = find(&self.0, &request.get_ref().name)?;
         let view = operation.views.borrow().clone();
-        Ok(Response::new(describe(&operation.name, &view)))
+        Ok(Response::new(describe(&self.0, &operation.name, &view)))
     }
 
     async fn delete_operation(
@@ -118,6 +118,6 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
         // Not ended in time, or deleted meanwhile: the last state is the answer.
         let _ = tokio::time::timeout(timeout, ended).await.map(drop);
         let view = operation.views.borrow().clone();
-        Ok(Response::new(describe(&operation.name, &view)))
+        Ok(Response::new(describe(&self.0, &operation.name, &view)))
     }
 }

@@ -25,5 +25,6 @@ mod upload;
 
 pub use blob_store::{BlobStore, BlobStream, ByteRange, Pin, READ_CHUNK_BYTES, collect};
 pub use error::StoreError;
+pub use recent::Recent;
 pub use record_store::{RecordStore, Table};
 pub use upload::{Step, Upload, Verified};

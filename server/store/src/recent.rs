@@ -1,4 +1,4 @@
-//! A bounded memory of what was used lately.
+//! A bounded memory of what was used lately, for everything that caches by digest.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// There are two halves. What is used moves into the younger one; when that is full, what is left in the
 /// older one is forgotten at once and the halves change places. So nothing that was used within the last half
 /// of the bound is ever lost, and no list has to be kept in order.
-pub(crate) struct Recent<K, V> {
+pub struct Recent<K, V> {
     halves: Mutex<Halves<K, V>>,
     half_weight_max: u64,
 }
@@ -22,13 +22,13 @@ struct Halves<K, V> {
 
 impl<K: Eq + Hash + Copy, V: Clone> Recent<K, V> {
     /// An empty memory. A value heavier than half of `weight_max` is not remembered.
-    pub(crate) fn new(weight_max: u64) -> Self {
+    pub fn new(weight_max: u64) -> Self {
         let halves = Halves { young: HashMap::new(), young_weight: 0, old: HashMap::new() };
         Self { halves: Mutex::new(halves), half_weight_max: weight_max / 2 }
     }
 
     /// Returns the value under a key, which counts as a use of it.
-    pub(crate) fn get(&self, key: &K) -> Option<V> {
+    pub fn get(&self, key: &K) -> Option<V> {
         let mut halves = self.halves();
         if let Some((value, _)) = halves.young.get(key) {
             return Some(value.clone());
@@ -39,14 +39,14 @@ impl<K: Eq + Hash + Copy, V: Clone> Recent<K, V> {
     }
 
     /// Remembers a value in place of an older one.
-    pub(crate) fn insert(&self, key: K, value: V, weight: u64) {
+    pub fn insert(&self, key: K, value: V, weight: u64) {
         let mut halves = self.halves();
         halves.remove(&key);
         self.add(&mut halves, key, value, weight);
     }
 
     /// Forgets a key.
-    pub(crate) fn remove(&self, key: &K) {
+    pub fn remove(&self, key: &K) {
         self.halves().remove(key);
     }
 

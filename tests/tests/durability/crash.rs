@@ -9,6 +9,7 @@ mod load;
 mod promises;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rand::{Rng as _, RngExt as _};
 use tempfile::TempDir;
@@ -27,6 +28,9 @@ const CRASHES_PER_FOLDER: u32 = 10;
 
 /// Uploads that end before the server is killed, at the most.
 const UPLOADS_MAX: u32 = 60;
+
+/// When a server may have flushed what it took since it was started: a little before its first flush is due.
+const FLUSHED_AFTER: Duration = Duration::from_secs(4);
 
 /// Whether a store drops what it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,15 +74,25 @@ async fn one_folder(room: Room, crashes: u32, random: &mut Random) {
     let folder = tempfile::tempdir().expect("a folder for the server");
     let mut ledger = Ledger::new(room == Room::Plenty, random.next_u64());
     for crash in 0..crashes {
+        let store = folder.path().join("data/store");
+        let old = damage::segments(&store);
+        let started = Instant::now();
         let mut server = start(&folder, room);
         ledger = soon("the proof of all promises", promises::check(&server, ledger)).await;
         let load = Load { uploads: random.random_range(1..=UPLOADS_MAX), seed: random.next_u64() };
+        let before = ledger.mark();
         ledger = soon("the last upload", load.until_killed(&mut server, ledger)).await;
         drop(server);
-        let damage = Damage::random(random);
+        let damage = match Damage::random(random) {
+            // A power failure takes nothing that was flushed, so there would be nothing to tear.
+            Damage::TailTorn if started.elapsed() >= FLUSHED_AFTER => Damage::Nothing,
+            damage => damage,
+        };
         eprintln!("{room:?}, crash {crash} after {} uploads, {damage:?}", load.uploads);
-        ledger.lost_part_of_index |= damage == Damage::IndexCut;
-        damage.inflict(&folder.path().join("data/store"), random);
+        if damage == Damage::TailTorn {
+            ledger.forget_since(before);
+        }
+        damage.inflict(&store, &old, random);
     }
     let server = start(&folder, room);
     soon("the proof of all promises", promises::check(&server, ledger)).await;

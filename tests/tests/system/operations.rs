@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use prost::Message as _;
 use tonic::{Code, Status};
 use wardian_proto::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest, Operation,
     WaitOperationRequest,
 };
-use wardian_proto::reapi;
 use wardian_proto::reapi::execution_stage::Value as Stage;
+use wardian_proto::{reapi, wardian};
 use wardian_tests::{Following, TestAction, TestServer, code, soon, until};
 
 /// A native action that says its process id, then waits for a file to appear.
@@ -64,6 +65,42 @@ async fn an_operation_can_be_waited_for_by_name_during_its_run_and_after() {
     assert_eq!((late.operations.len(), &late.response), (1, &first.response));
     let got = get(&server, &name).await.unwrap();
     assert_eq!(Some(&got), first.operations.last());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queued_operation_says_why_it_waits() {
+    let server = TestServer::with(|config| config.worker.slots = 1).await;
+    let (pid, go) = paths(&server);
+    let first = executing(&server, waiting(&pid, &go)).await;
+    let mut second = server.begin(TestAction::sh("exit 0", &[])).await;
+    second.until_stage(Stage::Queued).await;
+    let operation = get(&server, &second.name()).await.unwrap();
+    let metadata = reapi::ExecuteOperationMetadata::decode(&*operation.metadata.unwrap().value).unwrap();
+    let partial = metadata.partial_execution_metadata.unwrap();
+    assert!(partial.queued_timestamp.is_some());
+    let waits = wardian::Waiting::decode(&*partial.auxiliary_metadata[0].value).unwrap();
+    assert_eq!(waits.reason, "all 1 slots of the 1 workers that can run it are taken; 1 such actions wait");
+    std::fs::write(&go, "").unwrap();
+    first.ended().await.unwrap();
+    second.ended().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_with_a_full_queue_is_refused_and_told_when_to_ask_again() {
+    let server = TestServer::with(|config| {
+        config.worker.slots = 1;
+        config.instances[0].share.queued_max = Some(1);
+    })
+    .await;
+    let (pid, go) = paths(&server);
+    let first = executing(&server, waiting(&pid, &go)).await;
+    let mut second = server.begin(TestAction::sh("exit 0", &[])).await;
+    second.until_stage(Stage::Queued).await;
+    let refusal = server.refused(TestAction::sh("exit 1", &[])).await;
+    assert_eq!((refusal.code, refusal.retry_seconds), (Code::ResourceExhausted, Some(1)), "{refusal:?}");
+    std::fs::write(&go, "").unwrap();
+    first.ended().await.unwrap();
+    second.ended().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

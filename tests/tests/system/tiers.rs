@@ -1,11 +1,16 @@
 //! A server whose store is another server's CAS.
 
+use std::collections::BTreeMap;
+
 use tonic::Code;
+use wardian_server::stats::OperationStats;
 use wardian_store::BlobStore as _;
 use wardian_tests::{TestAction, TestServer, bytes_of, code, soon};
 
 /// One that travels whole, one that goes by in pieces.
 const BOTH_WAYS: [usize; 2] = [1000, 900_000];
+
+type Tiers = BTreeMap<String, BTreeMap<String, OperationStats>>;
 
 async fn far_and_near() -> (TestServer, TestServer) {
     let far = TestServer::start().await;
@@ -56,10 +61,19 @@ async fn actions_run_near_with_inputs_and_outputs_from_afar() {
 
     // The second time its inputs are near.
     let before = far_reads(&far).await;
+    let tiers = near.stats().await.server.unwrap().tiers;
+    let missed = |tier: &str| tiers[tier]["read"].missing + tiers[tier]["get_batch"].missing;
+    assert!(missed("near") > 0, "{tiers:?}");
+    assert_eq!(missed("far"), 0, "{tiers:?}");
     let again = near.upload(action().do_not_cache()).await;
     let ended = near.execute(&again).await;
     assert_eq!((ended.refusal(), ended.result().exit_code), (None, 0));
     assert_eq!(far_reads(&far).await, before);
+    let after = near.stats().await.server.unwrap().tiers;
+    let asked = |tiers: &Tiers, tier: &str| tiers[tier]["read"].items + tiers[tier]["get_batch"].items;
+    assert!(asked(&after, "near") > asked(&tiers, "near"));
+    assert_eq!(asked(&after, "far"), asked(&tiers, "far"));
+    assert!(far.stats().await.server.unwrap().tiers.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

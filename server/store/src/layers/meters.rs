@@ -40,6 +40,11 @@ impl Operation {
         Self::DeleteRecord,
     ];
 
+    /// Whether it is one of a [`BlobStore`](crate::BlobStore).
+    pub const fn is_about_blobs(self) -> bool {
+        !matches!(self, Self::GetRecord | Self::PutRecord | Self::DeleteRecord)
+    }
+
     /// The operation's name in metrics.
     pub const fn name(self) -> &'static str {
         match self {

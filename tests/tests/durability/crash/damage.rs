@@ -1,6 +1,7 @@
-//! What happens to the index between a crash and the restart. The segments are always left alone.
+//! What happens to the files between a crash and the restart.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use rand::RngExt as _;
@@ -9,12 +10,18 @@ use wardian_tests::Random;
 /// Files that are cut, of those written last.
 const FILES_CUT: usize = 2;
 
+/// Bytes that are torn off the newest segment, at the most.
+const TORN_BYTES_MAX: u64 = 200_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Damage {
     Nothing,
     IndexDeleted,
     /// The index files that were written last end somewhere before their end.
     IndexCut,
+    /// The segment that was written last ends somewhere before its end, or has other bytes there, as after a
+    /// power failure.
+    TailTorn,
 }
 
 impl Damage {
@@ -23,12 +30,14 @@ impl Damage {
         match random.random_range(0..10) {
             0 | 1 => Self::IndexDeleted,
             2 | 3 => Self::IndexCut,
+            4 | 5 => Self::TailTorn,
             _ => Self::Nothing,
         }
     }
 
-    /// Does it to the store in a folder.
-    pub(super) fn inflict(self, store: &Path, random: &mut Random) {
+    /// Does it to the store in a folder. Only segments that were not among `old` are torn: others were flushed
+    /// when the server started, which a power failure takes back as little.
+    pub(super) fn inflict(self, store: &Path, old: &[PathBuf], random: &mut Random) {
         let index = store.join("index");
         match self {
             Self::Nothing => {}
@@ -43,6 +52,12 @@ impl Damage {
                     cut(file, random);
                 }
             }
+            Self::TailTorn => {
+                let newest = segments(store).into_iter().rfind(|path| !old.contains(path));
+                if let Some(newest) = newest {
+                    tear(&newest, random);
+                }
+            }
         }
     }
 }
@@ -51,6 +66,31 @@ fn cut(file: &Path, random: &mut Random) {
     let file = File::options().write(true).open(file).expect("the index can be written");
     let length = file.metadata().expect("files have a length").len();
     file.set_len(random.random_range(0..=length)).expect("files can be cut");
+}
+
+/// The shared segments of a store, by their numbers.
+pub(super) fn segments(store: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let folder = store.join("segments");
+    if folder.is_dir() {
+        files_below(&folder, &mut files);
+    }
+    files.retain(|file| file.extension().is_some_and(|kind| kind == "shared"));
+    files.sort();
+    files
+}
+
+/// Cuts a file's last bytes off, or writes something else there.
+fn tear(path: &Path, random: &mut Random) {
+    let file = File::options().write(true).open(path).expect("the segment can be written");
+    let length = file.metadata().expect("files have a length").len();
+    let torn = random.random_range(0..=length.min(TORN_BYTES_MAX));
+    if random.random_range(0..2) == 0 {
+        file.set_len(length - torn).expect("files can be cut");
+    } else {
+        let bytes = vec![0x5a; usize::try_from(torn).expect("a few")];
+        file.write_all_at(&bytes, length - torn).expect("the segment can be written");
+    }
 }
 
 fn files_below(folder: &Path, files: &mut Vec<PathBuf>) {

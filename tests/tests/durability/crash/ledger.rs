@@ -13,9 +13,6 @@ const ACTIONS: usize = 20;
 pub(super) struct Ledger {
     /// Whether the store is so large that nothing is evicted.
     pub(super) keeps_all: bool,
-    /// Whether some databases of the index were lost and others not: the one thing after which a store that
-    /// evicts may serve an older result, see ARCHITECTURE.md.
-    pub(super) lost_part_of_index: bool,
     /// Blobs that were sent, wholly or in part.
     sent: Vec<Digest>,
     is_sent: HashSet<Digest>,
@@ -25,6 +22,12 @@ pub(super) struct Ledger {
     /// By action, the newest result that was acknowledged and the newest that was sent.
     results: BTreeMap<Digest, Versions>,
     actions: Vec<Digest>,
+}
+
+/// What was acknowledged at a moment.
+pub(super) struct Mark {
+    acknowledged: usize,
+    results: BTreeMap<Digest, Versions>,
 }
 
 /// Results of one action are numbered; 0 is none.
@@ -40,7 +43,6 @@ impl Ledger {
         let actions = (0..ACTIONS).map(|_| wardian_tests::Blob::random(&mut random, 100..=100).digest);
         Self {
             keeps_all,
-            lost_part_of_index: false,
             sent: Vec::new(),
             is_sent: HashSet::new(),
             acknowledged: Vec::new(),
@@ -59,6 +61,23 @@ impl Ledger {
     pub(super) fn stored(&mut self, blob: Digest) {
         if self.is_acknowledged.insert(blob) {
             self.acknowledged.push(blob);
+        }
+    }
+
+    /// What was acknowledged so far.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { acknowledged: self.acknowledged.len(), results: self.results.clone() }
+    }
+
+    /// Takes back what was acknowledged since: it may be lost, and so may what it was to replace, because the
+    /// index can know of the new result only.
+    pub(super) fn forget_since(&mut self, mark: Mark) {
+        for blob in self.acknowledged.drain(mark.acknowledged..) {
+            self.is_acknowledged.remove(&blob);
+        }
+        for (action, versions) in &mut self.results {
+            let before = mark.results.get(action).filter(|before| before.sent == versions.sent);
+            versions.acknowledged = before.map_or(0, |before| before.acknowledged);
         }
     }
 

@@ -320,12 +320,12 @@ impl Engine {
     }
 
     /// Gives a large segment the newest number, as if its blob had been written anew. False when its blob
-    /// is not the one in the index any more.
+    /// is not the one in the index any more, or may have to be written again where it is.
     pub(super) fn renew(&self, old: &Segment, key: &[u8], location: &Location) -> Result<bool, StoreError> {
         let mut appender = self.appender();
         // Held to the end: whoever asks for the blob meanwhile waits, and then finds it under its new number.
         let mut state = old.state();
-        if state.dead || self.index.known(key)? != Some(*location) {
+        if state.dead || old.is_doubtful() || self.index.known(key)? != Some(*location) {
             return Ok(false);
         }
         self.make_generation(&mut appender)?;
@@ -338,7 +338,8 @@ impl Engine {
             self.durable.sync_folder()?;
         }
         let segment = Segment::open(id, Shape::Large, path)?;
-        segment.set_records_end(old.records_end());
+        // Not where the file ends: it may have a footer already, which the next one is to replace.
+        segment.set_records_end(location.end(key).unwrap_or(old.records_end()));
         segment.charged.store(old.charged.load(Ordering::Relaxed), Ordering::Relaxed);
         if old.is_verified() {
             segment.set_verified();

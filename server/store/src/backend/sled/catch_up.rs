@@ -55,7 +55,7 @@ pub(super) struct Pending {
     segments: VecDeque<(Arc<Segment>, u64)>,
     /// The segments at which databases of the index start that have to be made first.
     generations: Vec<u64>,
-    /// Values in segments before this are not taken over: see [`Pending::find_gap`].
+    /// Values in segments before this are entered as deleted: see [`Pending::find_gap`].
     gap: u64,
 }
 
@@ -218,12 +218,20 @@ impl Engine {
             if (ordinal as usize).is_multiple_of(RECORDS_BETWEEN_LOOKS) && is_stopping() {
                 return Ok(false);
             }
-            if segment.id < gap && (entry.kind == Kind::Value || !record_is_right(&file, entry)?) {
+            let mut at = location(segment, ordinal, entry);
+            if entry.kind == Kind::Value {
+                // An older database need not know it, and could be the only one left some day.
+                if self.index.known(&entry.key)?.is_some_and(|known| known.is_newer_than(&at)) {
+                    continue;
+                }
+                // Nor may one that is older still take its place.
+                at.deleted = segment.id < gap;
+            } else if segment.id < gap && !record_is_right(&file, entry)? {
                 continue;
             }
-            // Looked up each time: eviction may drop it.
-            let Some(generation) = self.index.generation_of(segment.id) else { break };
-            generation.insert_if_newer(&entry.key, &location(segment, ordinal, entry))?;
+            if !self.index.insert_if_newer(&entry.key, &at)? {
+                break;
+            }
         }
         Ok(true)
     }

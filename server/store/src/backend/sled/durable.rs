@@ -4,21 +4,31 @@
 //! who wait at the same time share one (group commit). After a pass come, in this order, the footers of
 //! closed segments and the checkpoint of the index: both say "this is on the disk", so neither is written
 //! before it is true.
+//!
+//! A flush that failed says once that bytes were not written, and the system may have dropped them. So what
+//! it was about stays in doubt: before the next pass all of it is compared with its checksums, written once more
+//! where it is, and flushed. What turns out to be lost is absent from then on.
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::append::Unsealed;
-use super::engine::Engine;
+use super::engine::{Counters, Engine};
+use super::evict::location;
 use super::generation::Checkpoint;
+use super::record::{Footer, Kind};
 use super::segment::Segment;
 use crate::StoreError;
 
 /// Above this many files one call flushes their whole file system instead.
 const FILES_FLUSHED_SINGLY_MAX: usize = 8;
+
+/// How long nothing is tried after a flush failed. Tests have no time for that.
+const FLUSH_RETRY: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(5) };
 
 /// What is known about the disk.
 pub(super) struct Durable {
@@ -40,11 +50,20 @@ struct State {
     /// The writes up to this one are on the disk.
     synced: u64,
     running: bool,
-    /// Set when a flush failed: the system may have dropped what it could not write, and a flush that
-    /// succeeds later says nothing. Nothing is acknowledged as flushed until the store is opened again.
-    failed: bool,
+    /// What is in doubt. Until it is not, nothing is acknowledged as flushed.
+    doubt: Option<Doubt>,
     position: Option<Checkpoint>,
     unsealed: Vec<Unsealed>,
+}
+
+/// Everything that was written and not flushed when a flush failed.
+struct Doubt {
+    /// The writes up to this one.
+    written: u64,
+    position: Checkpoint,
+    /// The segments, none of which gets any more records.
+    unsealed: Vec<Unsealed>,
+    retry_at: Instant,
 }
 
 impl Durable {
@@ -90,7 +109,16 @@ impl Durable {
         self.folder.sync_all().map_err(StoreError::io("flush segments folder"))
     }
 
+    /// Notes that the writes up to one are on the disk, and what follows from that.
+    fn flushed(&self, written: u64, position: Checkpoint, unsealed: Vec<Unsealed>) {
+        let mut state = self.state();
+        state.synced = written;
+        state.position = Some(position);
+        state.unsealed.extend(unsealed);
+    }
+
     fn flush(&self, segments: &[Arc<Segment>]) -> Result<(), StoreError> {
+        self.passes.fetch_add(1, Ordering::Relaxed);
         #[cfg(test)]
         self.seam.enter()?;
         if segments.len() > FILES_FLUSHED_SINGLY_MAX && flush_file_system(&self.folder)? {
@@ -147,10 +175,6 @@ impl Engine {
         let mine = durable.written.load(Ordering::Acquire);
         let mut state = durable.state();
         loop {
-            if state.failed {
-                let lost = std::io::Error::other("a flush failed before; open the store again");
-                return Err(StoreError::Io { operation: "flush segment", source: lost });
-            }
             if state.synced >= mine {
                 return Ok(());
             }
@@ -159,9 +183,14 @@ impl Engine {
             }
             state = durable.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        if state.doubt.as_ref().is_some_and(|doubt| Instant::now() < doubt.retry_at) {
+            let lost = std::io::Error::other("a flush failed a moment ago and will be tried again");
+            return Err(StoreError::Io { operation: "flush segment", source: lost });
+        }
         state.running = true;
+        let doubt = state.doubt.take();
         drop(state);
-        let outcome = self.pass();
+        let outcome = doubt.map_or(Ok(()), |doubt| self.resolve(doubt)).and_then(|()| self.pass());
         durable.state().running = false;
         durable.ended.notify_all();
         outcome
@@ -176,21 +205,76 @@ impl Engine {
         };
         let closed = unsynced.unsealed.iter().filter_map(|unsealed| unsealed.segment.upgrade());
         let outcome = durable.flush(&closed.chain(unsynced.open).collect::<Vec<_>>());
-        durable.passes.fetch_add(1, Ordering::Relaxed);
-        let mut state = durable.state();
-        match outcome {
+        if let Err(error) = outcome {
+            tracing::error!(%error, "what was written cannot be flushed to the disk");
+            self.doubt(unsynced.unsealed);
+            return Err(error);
+        }
+        durable.flushed(written, unsynced.position, unsynced.unsealed);
+        Ok(())
+    }
+
+    /// Puts these segments and all that were written since in doubt.
+    fn doubt(&self, mut unsealed: Vec<Unsealed>) {
+        let (written, since) = {
+            let mut appender = self.appender();
+            appender.close_segment();
+            (self.durable.written.load(Ordering::Acquire), appender.take_unsynced())
+        };
+        unsealed.extend(since.unsealed);
+        for segment in unsealed.iter().filter_map(|unsealed| unsealed.segment.upgrade()) {
+            segment.set_doubtful(true);
+        }
+        let retry_at = Instant::now() + FLUSH_RETRY;
+        let doubt = Doubt { written, position: since.position, unsealed, retry_at };
+        self.durable.state().doubt = Some(doubt);
+    }
+
+    /// Writes what is in doubt once more and flushes it. What is lost is absent afterwards.
+    fn resolve(&self, mut doubt: Doubt) -> Result<(), StoreError> {
+        let outcome = doubt.unsealed.iter_mut().try_for_each(|unsealed| self.write_again(unsealed));
+        let segments: Vec<_> = doubt.unsealed.iter().filter_map(|u| u.segment.upgrade()).collect();
+        match outcome.and_then(|()| self.durable.flush(&segments)) {
             Ok(()) => {
-                state.synced = written;
-                state.position = Some(unsynced.position);
-                state.unsealed.extend(unsynced.unsealed);
+                tracing::warn!(segments = segments.len(), "what could not be flushed is on the disk now");
+                segments.iter().for_each(|segment| segment.set_doubtful(false));
+                self.durable.flushed(doubt.written, doubt.position, doubt.unsealed);
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(%error, "uploads cannot be flushed to the disk");
-                state.failed = true;
+                tracing::error!(%error, "what was written still cannot be flushed to the disk");
+                doubt.retry_at = Instant::now() + FLUSH_RETRY;
+                self.durable.state().doubt = Some(doubt);
                 Err(error)
             }
         }
+    }
+
+    /// Writes a segment's records once more. The footer then says of those that are lost that they are.
+    fn write_again(&self, Unsealed { segment, footer }: &mut Unsealed) -> Result<(), StoreError> {
+        let Some(segment) = segment.upgrade() else { return Ok(()) };
+        let file = match segment.writable() {
+            // Dropped meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            file => file.map_err(StoreError::io("open segment"))?,
+        };
+        Segment::write_header(&file)?;
+        let mut entries = footer.entries();
+        for (ordinal, entry) in (0..).zip(&mut entries) {
+            if entry.kind == Kind::Deleted && entry.payload_len > 0 || Segment::write_again(&file, entry)? {
+                continue;
+            }
+            tracing::error!(segment = segment.id, offset = entry.offset, "a record was never written");
+            Counters::add(&self.counters.records_damaged, 1);
+            let lost = location(&segment, ordinal, entry);
+            entry.kind = Kind::Deleted;
+            let _appender = self.appender();
+            if self.index.known(&entry.key)? == Some(lost) {
+                self.index.insert(&entry.key, &location(&segment, ordinal, entry))?;
+            }
+        }
+        *footer = Footer::of(&entries);
+        Ok(())
     }
 
     /// Flushes everything, then writes footers and checkpoint.

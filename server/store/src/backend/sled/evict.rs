@@ -189,7 +189,7 @@ impl Engine {
                 self.make_durable()?;
             }
             moved.extend(keep);
-            self.keep_rows(segment)?;
+            self.keep_rows(segment, &entries)?;
             if self.drop_segment(segment, promises)? {
                 return Ok(());
             }
@@ -197,10 +197,17 @@ impl Engine {
     }
 
     /// Before a segment is dropped while an older one stays, the index on disk must know what was in it: or an
-    /// older value of a record in it would seem to be the newest after a crash.
-    fn keep_rows(&self, segment: &Segment) -> Result<(), StoreError> {
-        let is_oldest = self.oldest(0).is_none_or(|oldest| oldest.id >= segment.id);
-        if is_oldest || segment.id < self.rows_flushed_below.load(Ordering::Relaxed) {
+    /// older value of a record in it would seem to be the newest after a crash, or when a part of the index
+    /// is lost.
+    fn keep_rows(&self, segment: &Segment, entries: &[Entry]) -> Result<(), StoreError> {
+        if self.oldest(0).is_none_or(|oldest| oldest.id >= segment.id) {
+            return Ok(());
+        }
+        let mut hidden = false;
+        for entry in entries.iter().filter(|entry| entry.kind != Kind::Blob) {
+            hidden |= self.index.hide_older(&entry.key, segment.id)?;
+        }
+        if !hidden && segment.id < self.rows_flushed_below.load(Ordering::Relaxed) {
             return Ok(());
         }
         let complete_below = self.appender().complete_below();

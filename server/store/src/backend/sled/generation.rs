@@ -8,9 +8,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use prost::encoding::{decode_varint, encode_varint};
 
+use super::filter::Filter;
+use super::record::RECORD_HEADER_BYTES;
 use crate::StoreError;
 
 /// How often sled writes its log to the disk, in milliseconds.
@@ -24,6 +27,9 @@ const ENTRY_BYTES_CHARGED: u64 = 512;
 
 /// Entries after which a generation's folder is measured again.
 const ENTRIES_BETWEEN_MEASUREMENTS: u64 = 256;
+
+/// Keys that are read at once for the filter.
+const KEYS_LEARNT_AT_ONCE: usize = 16 << 10;
 
 /// Key of the position up to which segments are indexed. Shorter than every other key.
 const CHECKPOINT_KEY: &[u8] = b"c";
@@ -48,6 +54,12 @@ impl Location {
     /// Records are ordered by when they were written.
     pub(super) fn is_newer_than(&self, other: &Self) -> bool {
         (self.segment, self.ordinal) > (other.segment, other.ordinal)
+    }
+
+    /// Where the record of this key ends; `None` beyond what a file can hold.
+    pub(super) fn end(&self, key: &[u8]) -> Option<u64> {
+        let header = RECORD_HEADER_BYTES + key.len() as u64;
+        self.offset.checked_add(header)?.checked_add(self.payload_len)
     }
 
     /// As varints, because sled keeps values of up to 22 bytes without an allocation of their own.
@@ -107,6 +119,10 @@ pub(super) struct Generation {
     folder: PathBuf,
     /// Taken only when the generation is dropped.
     database: Option<sled::Db>,
+    /// The keys of records in the database.
+    filter: Filter,
+    /// The last key that was added to the filter of those the database had when it was opened.
+    learnt: Mutex<sled::IVec>,
     measured: AtomicU64,
     unmeasured_entries: AtomicU64,
     /// Set at the first error: sled then refuses everything that writes.
@@ -139,12 +155,17 @@ impl Generation {
             serial,
             folder,
             database: Some(open_database(&config)?),
+            filter: Filter::new(),
+            learnt: Mutex::default(),
             measured: AtomicU64::new(0),
             unmeasured_entries: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             doomed: AtomicBool::new(false),
         };
+        if !generation.database().was_recovered() {
+            generation.filter.set_complete();
+        }
         generation.measure();
         Ok(generation)
     }
@@ -173,19 +194,49 @@ impl Generation {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Location>, StoreError> {
+        if !self.filter.may_have(key) {
+            return Ok(None);
+        }
         let value = self.checked(self.database().get(key))?;
         Ok(value.and_then(|value| Location::decode(&value)))
     }
 
     /// Enters a record that is newer than every other of its key.
     pub(super) fn insert(&self, key: &[u8], location: &Location) -> Result<(), StoreError> {
+        self.filter.add(key);
         self.checked(self.database().insert(key, location.encode()))?;
         self.count_entry();
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn may_have(&self, key: &[u8]) -> bool {
+        self.filter.may_have(key)
+    }
+
+    /// Adds some more of the keys that the database had when it was opened to the filter; false when all are.
+    pub(super) fn learn_keys(&self) -> Result<bool, StoreError> {
+        if self.filter.is_complete() || self.has_failed() {
+            return Ok(false);
+        }
+        let mut last = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = (std::ops::Bound::Excluded(&*last), std::ops::Bound::Unbounded);
+        let mut newest = None;
+        for key in self.database().range::<&sled::IVec, _>(after).keys().take(KEYS_LEARNT_AT_ONCE) {
+            let key = self.checked(key)?;
+            self.filter.add(&key);
+            newest = Some(key);
+        }
+        match newest {
+            Some(key) => *last = key,
+            None => self.filter.set_complete(),
+        }
+        Ok(true)
+    }
+
     /// Enters a record unless a newer one of its key is there.
     pub(super) fn insert_if_newer(&self, key: &[u8], location: &Location) -> Result<(), StoreError> {
+        self.filter.add(key);
         let database = self.database();
         let mut present = self.checked(database.get(key))?;
         loop {

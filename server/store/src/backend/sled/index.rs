@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::generation::{Checkpoint, Generation, Location};
 use super::record::is_record_key;
+use super::remembered::Remembered;
 use crate::StoreError;
 
 /// What the databases may grow by between two measurements beyond what entries are counted as: sled writes
@@ -29,6 +30,8 @@ type Generations = Arc<Vec<Arc<Generation>>>;
 pub(super) struct Index {
     folder: PathBuf,
     generations: RwLock<Generations>,
+    /// Rows that were looked up lately.
+    remembered: Remembered,
     /// Held while the list changes, so that two changes do not undo each other.
     changing: Mutex<()>,
     /// The highest number of a segment whose records may be missing; 0 when none are.
@@ -39,7 +42,8 @@ impl Index {
     /// An index that knows nothing yet: [`load`](Self::load) opens what is in the folder.
     pub(super) fn new(folder: PathBuf) -> Self {
         let (generations, changing) = (RwLock::default(), Mutex::default());
-        Self { folder, generations, changing, unindexed: AtomicU64::new(u64::MAX) }
+        let (remembered, unindexed) = (Remembered::new(), AtomicU64::new(u64::MAX));
+        Self { folder, generations, remembered, changing, unindexed }
     }
 
     /// Opens the databases. One that cannot be read is removed: its segments count as not indexed.
@@ -85,6 +89,7 @@ impl Index {
 
     fn replace(&self, generations: Vec<Arc<Generation>>) {
         *self.generations.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(generations);
+        self.remembered.clear();
     }
 
     /// The highest number of a segment whose records may be missing; 0 when none are.
@@ -114,8 +119,13 @@ impl Index {
 
     /// The newest record of a key among those entered so far.
     pub(super) fn known(&self, key: &[u8]) -> Result<Option<Location>, StoreError> {
+        let place = match self.remembered.get(key) {
+            Ok(location) => return Ok(Some(location)),
+            Err(place) => place,
+        };
         for generation in self.generations().iter() {
             if let Some(location) = generation.get(key)? {
+                self.remembered.insert(&place, key, location);
                 return Ok(Some(location));
             }
         }
@@ -124,7 +134,18 @@ impl Index {
 
     /// Enters a record that was just written to the end of the store.
     pub(super) fn insert(&self, key: &[u8], location: &Location) -> Result<(), StoreError> {
-        self.newest().insert(key, location)
+        let entered = self.newest().insert(key, location);
+        self.remembered.forget(key);
+        entered
+    }
+
+    /// Enters a record that is found in its segment, unless a newer one is known where it belongs. False when the
+    /// part of the index that it belongs to is not there any more.
+    pub(super) fn insert_if_newer(&self, key: &[u8], location: &Location) -> Result<bool, StoreError> {
+        let Some(generation) = self.generation_of(location.segment) else { return Ok(false) };
+        let entered = generation.insert_if_newer(key, location);
+        self.remembered.forget(key);
+        entered.map(|()| true)
     }
 
     /// Notes a segment's number before its first record is entered.
@@ -205,6 +226,38 @@ impl Index {
     /// What the newest generation takes on disk.
     pub(super) fn newest_bytes(&self) -> u64 {
         self.generations().first().map_or(0, |g| g.bytes())
+    }
+
+    /// Reads some more keys into the filters of databases that were opened; false when there are none left.
+    pub(super) fn learn_keys(&self) -> Result<bool, StoreError> {
+        for generation in self.generations().iter() {
+            if generation.learn_keys()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether any filter says that a key may be there.
+    #[cfg(test)]
+    pub(super) fn may_have(&self, key: &[u8]) -> bool {
+        self.generations().iter().any(|generation| generation.may_have(key))
+    }
+
+    /// Makes absent in older databases what a segment has a newer record of, which is about to be dropped. Or
+    /// the older one would seem to be the newest if the database that knows better were lost.
+    pub(super) fn hide_older(&self, key: &[u8], segment: u64) -> Result<bool, StoreError> {
+        let mut hidden = false;
+        let generations = self.generations();
+        let own = generations.partition_point(|generation| generation.first > segment);
+        for generation in generations.iter().skip(own + 1) {
+            if let Some(older) = generation.get(key)?.filter(|older| !older.deleted) {
+                generation.insert(key, &Location { deleted: true, ..older })?;
+                hidden = true;
+            }
+        }
+        self.remembered.forget(key);
+        Ok(hidden)
     }
 
     /// Measures the newest generation's folder.

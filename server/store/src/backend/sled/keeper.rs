@@ -105,7 +105,8 @@ fn keep(engine: &Engine, names: Names, stop: &Stop) {
     }
 }
 
-/// Looks into pending segments until there are none left or it is time to flush.
+/// Looks into pending segments, and then at keys for the index's filters, until there are none left or it is time
+/// to flush.
 fn bring_up_to_date(
     engine: &Engine,
     pending: &mut Pending,
@@ -115,10 +116,8 @@ fn bring_up_to_date(
     if let Some(anew) = engine.repair()? {
         *pending = anew;
     }
-    while !stop.is_asked() && flushed.elapsed() < FLUSH_INTERVAL {
-        if !engine.catch_up(pending, &|| stop.is_asked())? {
-            break;
-        }
-    }
+    let in_time = || !stop.is_asked() && flushed.elapsed() < FLUSH_INTERVAL;
+    while in_time() && engine.catch_up(pending, &|| stop.is_asked())? {}
+    while in_time() && pending.is_empty() && engine.index.learn_keys()? {}
     Ok(())
 }

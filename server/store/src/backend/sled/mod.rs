@@ -28,6 +28,7 @@ mod check;
 mod durable;
 mod engine;
 mod evict;
+mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod generation;
@@ -38,6 +39,7 @@ mod large;
 mod opening;
 mod options;
 mod record;
+mod remembered;
 mod segment;
 mod small;
 #[cfg(test)]

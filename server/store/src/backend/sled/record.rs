@@ -217,6 +217,11 @@ impl Footer {
         self.count == 0
     }
 
+    /// The records so far.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        parse_entries(&self.entries, u64::MAX).expect("written by push")
+    }
+
     /// Bytes on disk, the trailer included.
     pub(super) fn len(&self) -> u64 {
         self.entries.len() as u64 + TRAILER_BYTES
@@ -250,23 +255,28 @@ pub(super) fn parse_trailer(bytes: &[u8]) -> Option<(u64, u32)> {
 
 /// Parses a footer, from its first entry to the segment's end.
 pub(super) fn parse_footer(bytes: &[u8]) -> Option<Vec<Entry>> {
-    let (mut rest, trailer) = bytes.split_at_checked(bytes.len().checked_sub(TRAILER_BYTES as usize)?)?;
+    let (rest, trailer) = bytes.split_at_checked(bytes.len().checked_sub(TRAILER_BYTES as usize)?)?;
     let (entries_at, count) = parse_trailer(trailer)?;
     if crc32fast::hash(rest) != u32_at(trailer, 12) {
         return None;
     }
+    parse_entries(rest, entries_at).filter(|entries| entries.len() == count as usize)
+}
+
+/// Parses footer entries, whose records end before `end`.
+fn parse_entries(mut bytes: &[u8], end: u64) -> Option<Vec<Entry>> {
     let mut entries = Vec::new();
-    while !rest.is_empty() {
-        let (head, after) = rest.split_at_checked(ENTRY_BYTES)?;
+    while !bytes.is_empty() {
+        let (head, after) = bytes.split_at_checked(ENTRY_BYTES)?;
         let (key, after) = after.split_at_checked(usize::from(u16_at(head, 2)))?;
-        rest = after;
+        bytes = after;
         let (offset, payload_len) = (u64_at(head, 4), u64_at(head, 12));
-        if key.len() > KEY_BYTES_MAX || checked_end(offset, key, payload_len)? > entries_at {
+        if key.len() > KEY_BYTES_MAX || checked_end(offset, key, payload_len)? > end {
             return None;
         }
         entries.push(Entry { kind: Kind::from_byte(head[0])?, offset, payload_len, key: key.to_vec() });
     }
-    (entries.len() == count as usize).then_some(entries)
+    Some(entries)
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {

@@ -93,6 +93,8 @@ pub(super) struct Segment {
     trusted_end: AtomicU64,
     /// Whether a large segment's bytes are known to have their checksum.
     verified: AtomicBool,
+    /// Whether a flush failed that was about it: the system may have dropped what it could not write.
+    doubtful: AtomicBool,
     /// Bytes that are counted for it, at least what the disk has allocated.
     pub(super) charged: AtomicU64,
     state: Mutex<State>,
@@ -123,12 +125,15 @@ impl Segment {
         let path = Self::path(folder, id, Shape::Shared);
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(StoreError::io("create segment"))?;
-        if let Err(error) = file.write_all_at(&record::segment_header(), 0) {
+        Self::write_header(&file).inspect_err(|_| {
             // The next attempt has the same number.
             let _ = fs::remove_file(&path);
-            return Err(StoreError::io("write segment header")(error));
-        }
+        })?;
         Ok(Self::new(id, Shape::Shared, path, Some(Arc::new(file)), SEGMENT_HEADER_BYTES))
+    }
+
+    pub(super) fn write_header(file: &File) -> Result<(), StoreError> {
+        file.write_all_at(&record::segment_header(), 0).map_err(StoreError::io("write segment header"))
     }
 
     /// A segment whose file is at `path`. A shared one is opened; the caller sets where its records end.
@@ -155,6 +160,7 @@ impl Segment {
             records_end: AtomicU64::new(records_end),
             trusted_end: AtomicU64::new(u64::MAX),
             verified: AtomicBool::new(false),
+            doubtful: AtomicBool::new(false),
             charged: AtomicU64::new(0),
             state: Mutex::default(),
         }
@@ -205,11 +211,17 @@ impl Segment {
         self.verified.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubtful.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_doubtful(&self, doubtful: bool) {
+        self.doubtful.store(doubtful, Ordering::Release);
+    }
+
     /// Whether a record's bytes lie within the segment.
     pub(super) fn covers(&self, key: &[u8], location: &Location) -> bool {
-        let header = RECORD_HEADER_BYTES + key.len() as u64;
-        let end = location.offset.checked_add(header).and_then(|at| at.checked_add(location.payload_len));
-        end.is_some_and(|end| end <= self.records_end())
+        location.end(key).is_some_and(|end| end <= self.records_end())
     }
 
     /// The open file; for a large segment a newly opened one.
@@ -332,9 +344,32 @@ impl Segment {
         Ok(parsed.map(|p| p.entry).filter(|e| e.end() <= length))
     }
 
+    /// Writes the bytes of a record once more where they are, so that the next flush is about them. False when
+    /// they cannot be read, or are not right.
+    pub(super) fn write_again(file: &File, entry: &Entry) -> Result<bool, StoreError> {
+        let mut buffer =
+            vec![0; SCAN_BUFFER_BYTES.min(usize::try_from(entry.end() - entry.offset).unwrap_or(usize::MAX))];
+        let mut at = entry.offset;
+        while at < entry.end() {
+            let size = buffer.len().min(usize::try_from(entry.end() - at).unwrap_or(usize::MAX));
+            if file.read_exact_at(&mut buffer[..size], at).is_err() {
+                return Ok(false);
+            }
+            file.write_all_at(&buffer[..size], at).map_err(StoreError::io("write record again"))?;
+            at += size as u64;
+        }
+        // Only now: these are the bytes that wait for the disk.
+        Ok(record_is_right(file, entry).unwrap_or(false))
+    }
+
+    /// Opens the file for writing.
+    pub(super) fn writable(&self) -> std::io::Result<File> {
+        File::options().read(true).write(true).open(&self.path)
+    }
+
     /// Writes the footer behind the records, which must be on the disk.
     pub(super) fn seal(&self, footer: Footer) -> Result<(), StoreError> {
-        let file = File::options().write(true).open(&self.path).map_err(StoreError::io("open segment"))?;
+        let file = self.writable().map_err(StoreError::io("open segment"))?;
         let end = self.records_end();
         let footer = footer.finish(end);
         file.write_all_at(&footer, end).map_err(StoreError::io("write footer"))?;

@@ -246,3 +246,92 @@ async fn a_value_whose_newer_one_was_dropped_last_stays_gone_without_the_index()
     fs::remove_dir_all(folder.path().join("index")).unwrap();
     assert_eq!(value(&open(folder.path()), b"key").await, None);
 }
+
+/// The database with the newest row is lost, the one with an older row is not.
+#[tokio::test]
+async fn old_values_do_not_come_back_when_a_part_of_the_index_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for key in [&b"dropped"[..], b"deleted", b"kept"] {
+        put_value(&store, key, b"old").await;
+    }
+    let pinned = fill(&store, &[120_000; 7]).await;
+    let (_pin, missing) = store.pin(&pinned).await.unwrap();
+    assert_eq!(missing, []);
+    let first = generations(folder.path()).len();
+    let mut seed = 1 << 30;
+    while generations(folder.path()).len() == first {
+        put(&store, seed, 120_000).await;
+        seed += 1;
+    }
+    put_value(&store, b"dropped", b"new").await;
+    RecordStore::delete(&store, Table::ActionCache, b"deleted").await.unwrap();
+    let segment_of = |key: &[u8]| {
+        let newest = store.engine.index.known(&record_key(Table::ActionCache, key).unwrap()).unwrap();
+        newest.unwrap().segment
+    };
+    let (dropped, deleted) = (segment_of(b"dropped"), segment_of(b"deleted"));
+    for _ in 0..9 {
+        put(&store, seed, 120_000).await;
+        seed += 1;
+    }
+    // One whose newest value stays, with others dropped behind it.
+    let neighbours = fill(&store, &[119_000; 29]).await;
+    let (_pin, missing) = store.pin(&neighbours).await.unwrap();
+    assert_eq!(missing, []);
+    put_value(&store, b"kept", b"new").await;
+    while store.engine.segment(dropped).is_some() || store.engine.segment(deleted).is_some() {
+        put(&store, seed, 120_000).await;
+        seed += 1;
+        assert!(seed < (1 << 30) + 10_000, "the values are never dropped");
+    }
+    assert!(store.engine.segment(segment_of(b"kept")).is_some());
+    for _ in 0..100 {
+        put(&store, seed, 120_000).await;
+        seed += 1;
+    }
+    let all = generations(folder.path()).len();
+    for lost in 1..all {
+        let copy = tempfile::tempdir().unwrap();
+        killed_copy(folder.path(), copy.path());
+        fs::remove_dir_all(&generations(copy.path())[lost]).unwrap();
+        let store = open(copy.path());
+        assert_eq!(value(&store, b"dropped").await, None, "without {lost} of {all}");
+        assert_eq!(value(&store, b"deleted").await, None, "without {lost} of {all}");
+        assert_ne!(value(&store, b"kept").await.as_deref(), Some(&b"old"[..]), "without {lost} of {all}");
+        all_read(&store, &pinned).await;
+    }
+}
+
+#[tokio::test]
+async fn a_start_learns_which_keys_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let digests = several_generations(folder.path()).await;
+    let store = open(folder.path());
+    store.indexed(|_, _| ()).await;
+    while store.engine.index.learn_keys().unwrap() {}
+    let absent: Vec<_> = (0..1000).map(|seed| blob(1 << 40 | seed, 100).0).collect();
+    let maybe = absent.iter().filter(|digest| store.engine.index.may_have(&blob_key(digest))).count();
+    assert!(maybe < 100, "{maybe}");
+    assert_eq!(store.find_missing(&absent).await.unwrap(), absent);
+    all_read(&store, &digests).await;
+    let new = put(&store, 1 << 50, 100).await;
+    all_read(&store, &[new]).await;
+}
+
+/// A large segment that was given a newer number has one footer and not one more each time.
+#[tokio::test]
+async fn renewed_segments_do_not_grow() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(fill(&open(folder.path()), &[400_000]).await);
+    let length = fs::metadata(segment(folder.path(), "large")).unwrap().len();
+    let store = open(folder.path());
+    store.indexed(|_, _| ()).await;
+    let key = blob_key(&blob(0, 400_000).0);
+    let location = store.engine.index.known(&key).unwrap().unwrap();
+    let old = store.engine.segment(location.segment).unwrap();
+    assert!(store.engine.renew(&old, &key, &location).unwrap());
+    store.flush().await.unwrap();
+    assert_eq!(fs::metadata(segment(folder.path(), "large")).unwrap().len(), length);
+    all_read(&store, &[blob(0, 400_000).0]).await;
+}

@@ -1,0 +1,129 @@
+//! Which workers can serve which runs.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
+
+use crate::fair::ClassId;
+use crate::job::WorkerId;
+use crate::platform::{Offer, Platform};
+
+/// What makes runs alike in the eyes of workers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ClassKey {
+    pub(super) platform: Platform,
+    /// In bytes.
+    pub(super) memory: u64,
+    /// Names of workers that were lost with such a run. They get it again only when there is nobody else: a worker
+    /// that comes back has a new id, but its old name.
+    pub(super) avoid: Vec<String>,
+}
+
+/// Runs that the same workers can serve.
+#[derive(Debug)]
+pub(super) struct Class {
+    pub(super) key: ClassKey,
+    /// Those that can.
+    pub(super) workers: BTreeSet<WorkerId>,
+    /// Without any, when its runs are given up.
+    pub(super) given_up_at: Option<Instant>,
+    /// How many runs are of this class, waiting or not.
+    members: usize,
+}
+
+/// All classes that have a run.
+#[derive(Debug, Default)]
+pub(super) struct Classes {
+    ids: HashMap<ClassKey, ClassId>,
+    classes: BTreeMap<ClassId, Class>,
+    last_id: u64,
+}
+
+/// A worker, as far as it matters who can serve what.
+pub(super) struct Candidate<'a> {
+    pub(super) id: WorkerId,
+    pub(super) offer: &'a Offer,
+}
+
+impl Class {
+    /// Recomputes who can serve it.
+    fn match_up<'a>(&mut self, candidates: impl Iterator<Item = Candidate<'a>>) {
+        let able: Vec<_> = candidates.filter(|c| c.offer.satisfies(&self.key.platform)).collect();
+        let fresh = |c: &&Candidate<'_>| !self.key.avoid.contains(&c.offer.name);
+        let only_lost = !able.iter().any(|c| fresh(&c));
+        self.workers = able.iter().filter(|c| only_lost || fresh(c)).map(|c| c.id).collect();
+    }
+}
+
+impl Classes {
+    /// Counts a run in, and says which class it is of.
+    pub(super) fn join<'a>(
+        &mut self,
+        key: ClassKey,
+        candidates: impl Iterator<Item = Candidate<'a>>,
+    ) -> ClassId {
+        if let Some(id) = self.ids.get(&key) {
+            self.classes.get_mut(id).expect("ids and classes agree").members += 1;
+            return *id;
+        }
+        self.last_id += 1;
+        let id = ClassId(self.last_id);
+        let mut class = Class { key: key.clone(), workers: BTreeSet::new(), given_up_at: None, members: 1 };
+        class.match_up(candidates);
+        self.ids.insert(key, id);
+        self.classes.insert(id, class);
+        id
+    }
+
+    /// Counts a run out.
+    pub(super) fn leave(&mut self, id: ClassId) {
+        let class = self.classes.get_mut(&id).expect("runs are of a class");
+        class.members -= 1;
+        if class.members == 0 {
+            let class = self.classes.remove(&id).expect("just seen");
+            self.ids.remove(&class.key);
+        }
+    }
+
+    /// Matches every class anew that this worker could change. `offer` is none when it takes no more work.
+    pub(super) fn worker_changed<'a, C>(
+        &mut self,
+        worker: WorkerId,
+        offer: Option<&Offer>,
+        candidates: impl Fn() -> C,
+    ) where
+        C: Iterator<Item = Candidate<'a>>,
+    {
+        for class in self.classes.values_mut() {
+            if !class.key.avoid.is_empty() {
+                class.match_up(candidates());
+            } else if offer.is_some_and(|offer| offer.satisfies(&class.key.platform)) {
+                class.workers.insert(worker);
+            } else {
+                class.workers.remove(&worker);
+            }
+            if !class.workers.is_empty() {
+                class.given_up_at = None;
+            }
+        }
+    }
+
+    pub(super) fn get(&self, id: ClassId) -> &Class {
+        &self.classes[&id]
+    }
+
+    pub(super) fn get_mut(&mut self, id: ClassId) -> &mut Class {
+        self.classes.get_mut(&id).expect("runs are of a class")
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ClassId, &Class)> {
+        self.classes.iter().map(|(id, class)| (*id, class))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Class> {
+        self.classes.values_mut()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.classes.len()
+    }
+}

@@ -1,0 +1,149 @@
+//! One execution of an action, and what clients see of it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use wardian_proto::reapi;
+
+use crate::fair::{Charges, Place};
+use crate::held::Held;
+use crate::job::{Job, OperationName, RunId, WorkerId};
+
+/// Where an operation is.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// Waiting for a worker.
+    Queued,
+    /// A worker has it; the metadata says how far it is.
+    Executing(Box<reapi::ExecutedActionMetadata>),
+    /// At its end, with the answer.
+    Completed(Arc<reapi::ExecuteResponse>),
+}
+
+/// A snapshot of an operation.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What was asked for.
+    pub job: Arc<Job>,
+    /// Where it is.
+    pub stage: Stage,
+}
+
+/// A start that came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The worker's name.
+    pub worker: String,
+    /// What became of it.
+    pub reason: String,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.worker, self.reason)
+    }
+}
+
+/// Why an operation waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Since when.
+    pub since: SystemTime,
+    /// What for.
+    pub reason: WaitReason,
+    /// Starts that came to nothing.
+    pub attempts: Vec<Attempt>,
+}
+
+/// What an operation waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum WaitReason {
+    Paused,
+    NoWorker { why: String },
+    TenantRunning { running: usize, limit: usize },
+    TenantMemory { bytes: u64, limit: u64 },
+    Memory { bytes: u64, most_free: u64 },
+    Busy { workers: usize, slots: usize, queued: usize },
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Paused => f.write_str("the queue is paused"),
+            Self::NoWorker { why } => write!(f, "waiting for a worker to join: {why}"),
+            Self::TenantRunning { running, limit } => {
+                write!(f, "the instance has {running} actions running; its limit is {limit}")
+            }
+            Self::TenantMemory { bytes, limit } => {
+                write!(
+                    f,
+                    "running actions of the instance take {bytes} bytes of memory; its limit is {limit}"
+                )
+            }
+            Self::Memory { bytes, most_free } => {
+                write!(f, "needs {bytes} bytes of memory; no worker has more than {most_free} free")
+            }
+            Self::Busy { workers, slots, queued } => {
+                write!(
+                    f,
+                    "all {slots} slots of the {workers} workers that can run it are taken; {queued} such actions wait"
+                )
+            }
+        }
+    }
+}
+
+/// One execution.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) job: Arc<Job>,
+    pub(super) operations: Vec<OperationName>,
+    pub(super) place: Place,
+    /// By the wall clock, for results.
+    pub(super) queued_at: SystemTime,
+    /// Since when it has stood where it stands.
+    pub(super) since: Instant,
+    pub(super) standing: Standing,
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) held: Option<Held>,
+}
+
+/// Where a run stands.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// In the queue.
+    Waiting,
+    /// With a worker.
+    At { worker: WorkerId, charges: Charges, metadata: Box<reapi::ExecutedActionMetadata> },
+}
+
+impl Run {
+    pub(super) fn worker(&self) -> Option<WorkerId> {
+        match &self.standing {
+            Standing::Waiting => None,
+            Standing::At { worker, .. } => Some(*worker),
+        }
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        match &self.standing {
+            Standing::Waiting => Stage::Queued,
+            Standing::At { metadata, .. } => Stage::Executing(metadata.clone()),
+        }
+    }
+}
+
+/// A run as a worker is given it.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Its name in reports.
+    pub run: RunId,
+    /// What to do.
+    pub job: Arc<Job>,
+    /// When it was queued.
+    pub queued_at: SystemTime,
+    /// Which start of it this is; the first is 1.
+    pub attempt: usize,
+}

@@ -1,0 +1,267 @@
+//! Workers: who there is, what each has, and what it is given next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wardian_proto::{InstanceName, rpc};
+
+use super::classes::{Candidate, ClassKey};
+use super::run::{Attempt, Given, Run, Standing};
+use super::{Scheduler, failed};
+use crate::fair::ClassId;
+use crate::job::{RunId, WorkerId};
+use crate::platform::Offer;
+
+/// Attempts named in the message of an action that was given up, at the most.
+const ATTEMPTS_NAMED_MAX: usize = 8;
+
+/// Somebody who runs things.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) offer: Offer,
+    pub(super) runs: BTreeSet<RunId>,
+    /// What its runs are expected to take of its memory, in bytes.
+    pub(super) memory_used: u64,
+    /// It finishes what it has and gets nothing more.
+    draining: bool,
+    /// When it counts as lost unless it is heard of before.
+    lease: Option<Instant>,
+}
+
+/// A worker as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerView {
+    /// Its name here.
+    pub id: WorkerId,
+    /// What it is and can do.
+    pub offer: Offer,
+    /// Runs it has.
+    pub running: usize,
+    /// What those are expected to take of its memory, in bytes.
+    pub memory_used: u64,
+    /// It gets nothing more.
+    pub draining: bool,
+}
+
+impl Worker {
+    /// What it offers, if it can be given something at all, now or later.
+    pub(super) fn takes_work(&self) -> Option<&Offer> {
+        (!self.draining && self.offer.slots > 0).then_some(&self.offer)
+    }
+
+    pub(super) fn free_slots(&self) -> usize {
+        self.offer.slots.saturating_sub(self.runs.len())
+    }
+
+    pub(super) fn free_memory(&self) -> u64 {
+        self.offer.memory_bytes.map_or(u64::MAX, |all| all.saturating_sub(self.memory_used))
+    }
+
+    /// Whether a run fits beside those it has. One that could never fit may run alone.
+    fn has_room(&self, memory: u64) -> bool {
+        self.runs.is_empty() || memory <= self.free_memory()
+    }
+}
+
+/// Those that can be given something.
+pub(super) fn candidates(workers: &BTreeMap<WorkerId, Worker>) -> impl Iterator<Item = Candidate<'_>> {
+    workers.iter().filter_map(|(id, worker)| Some(Candidate { id: *id, offer: worker.takes_work()? }))
+}
+
+impl Scheduler {
+    /// Adds a worker.
+    pub fn add_worker(&mut self, offer: Offer) -> WorkerId {
+        let id = WorkerId(self.fresh_id());
+        let worker = Worker { offer, runs: BTreeSet::new(), memory_used: 0, draining: false, lease: None };
+        self.workers.insert(id, worker);
+        self.worker_changed(id);
+        id
+    }
+
+    /// Says until when a worker counts as alive without being heard of again. A worker that was never spoken of
+    /// here is never lost.
+    pub fn renew_lease(&mut self, worker: WorkerId, until: Instant) -> bool {
+        self.workers.get_mut(&worker).map(|worker| worker.lease = Some(until)).is_some()
+    }
+
+    /// Gives a worker nothing more, or something again; false when there is none of that name.
+    pub fn drain(&mut self, now: Instant, worker: WorkerId, draining: bool) -> bool {
+        let Some(entry) = self.workers.get_mut(&worker) else { return false };
+        entry.draining = draining;
+        self.kept_free.retain(|_, kept| !draining || *kept != worker);
+        self.worker_changed(worker);
+        self.note_unserved(now);
+        self.check();
+        true
+    }
+
+    /// Removes a worker. What it had is queued again at its old place, for another worker if there is one, or ends
+    /// when it was started too often.
+    pub fn remove_worker(&mut self, now: Instant, worker: WorkerId, reason: &str) {
+        let Some(removed) = self.workers.get(&worker) else { return };
+        let (name, lost) = (removed.offer.name.clone(), removed.runs.clone());
+        for id in &lost {
+            let mut run = self.runs.remove(id).expect("workers have runs that exist");
+            self.take_from_worker(now, *id, &mut run);
+            run.attempts.push(Attempt { worker: name.clone(), reason: reason.to_owned() });
+            self.runs.insert(*id, run);
+        }
+        self.workers.remove(&worker);
+        self.kept_free.retain(|_, kept| *kept != worker);
+        self.worker_changed(worker);
+        for id in lost {
+            self.try_again(now, id);
+        }
+        self.note_unserved(now);
+        self.check();
+    }
+
+    /// Queues a run again whose worker was lost.
+    fn try_again(&mut self, now: Instant, id: RunId) {
+        let run = self.runs.get_mut(&id).expect("callers name a run that exists");
+        let given_up = run.attempts.len() >= self.limits.attempts_max;
+        if !run.operations.is_empty() && !given_up {
+            let avoid = run.attempts.iter().map(|attempt| attempt.worker.clone()).collect();
+            let platform = run.job.platform.clone();
+            let key = ClassKey { platform, memory: run.place.memory, avoid };
+            let before = run.place.class;
+            run.place.class = self.classes.join(key, candidates(&self.workers));
+            self.classes.leave(before);
+            self.queue.push(id, &run.place, self.tenants.policy(&run.place.tenant).weight);
+            self.changed.extend(run.operations.iter().cloned());
+            return;
+        }
+        let attempts: Vec<String> =
+            run.attempts.iter().take(ATTEMPTS_NAMED_MAX).map(ToString::to_string).collect();
+        let text =
+            format!("started {} times, and every worker was lost: {}", attempts.len(), attempts.join("; "));
+        // It must stand somewhere to be taken out like any other.
+        self.queue.push(id, &run.place, self.tenants.policy(&run.place.tenant).weight);
+        self.end_run(now, id, failed(rpc::Code::Internal, text));
+    }
+
+    /// Gives a worker with a free slot the run that goes next among those it can serve.
+    pub fn assign(&mut self, now: Instant, worker: WorkerId) -> Option<Given> {
+        let entry = self.workers.get(&worker)?;
+        if self.paused || entry.draining || entry.free_slots() == 0 {
+            return None;
+        }
+        let able: Vec<ClassId> = self
+            .classes
+            .iter()
+            .filter(|(id, class)| class.workers.contains(&worker) && self.queue.len_of(*id) > 0)
+            .map(|(id, _)| id)
+            .collect();
+        let may_start = |tenant: &InstanceName, class: ClassId| {
+            self.tenant_limit(tenant, self.classes.get(class).key.memory).is_none()
+        };
+        let (first, class) = self.queue.next(&able, may_start)?;
+        if entry.has_room(self.classes.get(class).key.memory) {
+            return Some(self.give(now, worker, first));
+        }
+        let patient = now.saturating_duration_since(self.runs[&first].since) < self.limits.memory_patience;
+        if !patient && *self.kept_free.entry(first).or_insert(worker) == worker {
+            return None;
+        }
+        let roomy: Vec<ClassId> = able
+            .into_iter()
+            .filter(|class| self.workers[&worker].has_room(self.classes.get(*class).key.memory))
+            .collect();
+        let may_start = |tenant: &InstanceName, class: ClassId| {
+            self.tenant_limit(tenant, self.classes.get(class).key.memory).is_none()
+        };
+        let (run, _) = self.queue.next(&roomy, may_start)?;
+        Some(self.give(now, worker, run))
+    }
+
+    fn give(&mut self, now: Instant, worker: WorkerId, id: RunId) -> Given {
+        let run = self.runs.get_mut(&id).expect("queued runs exist");
+        let charges = self.queue.start(id, &run.place);
+        run.standing = Standing::At { worker, charges, metadata: Box::default() };
+        run.since = now;
+        self.kept_free.remove(&id);
+        let entry = self.workers.get_mut(&worker).expect("callers name a worker that exists");
+        entry.runs.insert(id);
+        entry.memory_used += run.place.memory;
+        self.changed.extend(run.operations.iter().cloned());
+        let given = Given {
+            run: id,
+            job: Arc::clone(&run.job),
+            queued_at: run.queued_at,
+            attempt: run.attempts.len() + 1,
+        };
+        self.check();
+        given
+    }
+
+    /// Whether a worker that says it runs this shall go on: it was given the run and still has it, or the run has no
+    /// worker and it may as well stay where it is.
+    pub fn keeps(&mut self, now: Instant, worker: WorkerId, run: RunId) -> bool {
+        match self.runs.get(&run).map(Run::worker) {
+            Some(Some(at)) => at == worker,
+            Some(None) if self.workers.contains_key(&worker) => {
+                self.give(now, worker, run);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The runs that a worker has.
+    pub fn runs_of(&self, worker: WorkerId) -> Vec<RunId> {
+        self.workers.get(&worker).map_or_else(Vec::new, |worker| worker.runs.iter().copied().collect())
+    }
+
+    /// Every worker, in the order of joining.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerView> {
+        self.workers.iter().map(|(id, worker)| WorkerView {
+            id: *id,
+            offer: worker.offer.clone(),
+            running: worker.runs.len(),
+            memory_used: worker.memory_used,
+            draining: worker.draining,
+        })
+    }
+
+    pub(super) fn lose_silent_workers(&mut self, now: Instant) {
+        let silent: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.lease.is_some_and(|until| until <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for worker in silent {
+            self.remove_worker(now, worker, "was not heard of any more");
+        }
+    }
+
+    /// Frees what a run has of its worker, and corrects what it was charged. Afterwards it stands nowhere: it must be
+    /// queued again or forgotten.
+    pub(super) fn take_from_worker(&mut self, now: Instant, id: RunId, run: &mut Run) {
+        let Standing::At { worker, charges, .. } = std::mem::replace(&mut run.standing, Standing::Waiting)
+        else {
+            return;
+        };
+        let used: Duration = now.saturating_duration_since(run.since);
+        self.queue.finish(&run.place, charges, used);
+        run.since = now;
+        let entry = self.workers.get_mut(&worker).expect("runs stand with workers that exist");
+        entry.runs.remove(&id);
+        entry.memory_used -= run.place.memory;
+    }
+
+    fn worker_changed(&mut self, worker: WorkerId) {
+        let (classes, workers) = (&mut self.classes, &self.workers);
+        let offer = workers.get(&worker).and_then(Worker::takes_work);
+        classes.worker_changed(worker, offer, || candidates(workers));
+    }
+
+    /// Sets the time at which runs are given up that nobody can serve any more.
+    fn note_unserved(&mut self, now: Instant) {
+        let until = now + self.limits.unserved_max;
+        for class in self.classes.iter_mut().filter(|class| class.workers.is_empty()) {
+            class.given_up_at.get_or_insert(until);
+        }
+    }
+}
