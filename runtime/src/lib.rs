@@ -16,6 +16,8 @@ pub mod action;
 pub mod audit;
 pub mod executor;
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod input_root;
 pub mod limits;
 pub mod logs;

@@ -13,8 +13,8 @@ use wardian_store::{BlobStore, Upload};
 
 use crate::action::{self, ActionSpec};
 use crate::executor::native::NativeExecutor;
-use crate::executor::wasm::WasmExecutor;
 use crate::executor::wasm::compile::{CompileSettings, TrustedModules};
+use crate::executor::wasm::{WasmExecutor, usage};
 use crate::executor::{Executor, Files, Finished, Layout, Outcome, Task};
 use crate::input_root::{InputRoot, make_directories};
 use crate::logs::{Log, Logs, NoLogs};
@@ -209,6 +209,9 @@ impl Worker {
         progress.report("uploading outputs").await;
         if let Some(mut usage) = finished.usage.take() {
             usage.compile_wait = compile_wait.and_then(|wait| wait.try_into().ok());
+            if let Some(observations) = usage::split(&mut usage, spec.action.function()) {
+                self.store.put(observations).await?;
+            }
             progress.metadata.auxiliary_metadata.push(pack_any("wardian.v1.WasmUsage", &*usage));
         }
         let (mut result, failure) = match (self.collect(files, spec).await, failure) {

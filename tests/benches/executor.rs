@@ -2,6 +2,7 @@
 //! clang when its package is at hand (`wardian demo` fetches it). It prints a table of its own: what counts
 //! here is single times, and there is no other server to compare with.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,12 +11,13 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use prost::Message as _;
 use wardian_proto::longrunning::operation;
+use wardian_proto::wardian::WasmUsage;
 use wardian_proto::{Digest, reapi};
 use wardian_runtime::executor::wasm::WasmExecutor;
 use wardian_runtime::{Baseline, CompileSettings, Limits};
 use wardian_store::backend::MemoryStore;
 use wardian_store::{BlobStore as _, Upload};
-use wardian_tests::{Built, TestAction, TestServer, digest, wardian};
+use wardian_tests::{Built, TestAction, TestServer, component_of, digest, wardian};
 use wardian_toolchains::{Clients, ImportLimits, Imported, Package, import};
 
 /// Runs of the empty program alone; actions over gRPC for each row; warm runs of clang.
@@ -42,18 +44,22 @@ pub(crate) async fn run(only: &str) -> anyhow::Result<()> {
         Some(package) => clang(&table, &package).await?,
         None => eprintln!("clang's package is not at hand: run `wardian demo` once"),
     }
+    println!();
+    table.notes.borrow().iter().for_each(|note| println!("{note}"));
     Ok(())
 }
 
 /// Prints rows as they come, those that were asked for.
 struct Table<'a> {
     only: &'a str,
+    /// What has no column, printed at the end.
+    notes: RefCell<Vec<String>>,
 }
 
 impl<'a> Table<'a> {
     fn new(only: &'a str) -> Self {
         println!("| what | p50 µs | p99 µs | a second | CPU µs each |\n|---|---:|---:|---:|---:|");
-        Self { only }
+        Self { only, notes: RefCell::default() }
     }
 
     fn wants(&self, row: &str) -> bool {
@@ -118,7 +124,9 @@ async fn alone(table: &Table<'_>) -> anyhow::Result<()> {
 }
 
 /// Executes an action, however long it takes: a compiler that is compiled by Cranelift says nothing for minutes.
-async fn execute(server: &TestServer, action: &Built) {
+///
+/// Returns how long its guest ran, if it had one.
+async fn execute(server: &TestServer, action: &Built) -> Option<Duration> {
     let mut operations = server.execution().execute(action.request()).await.expect("a stream").into_inner();
     let mut last = None;
     while let Some(operation) = operations.message().await.expect("the stream goes on") {
@@ -127,7 +135,18 @@ async fn execute(server: &TestServer, action: &Built) {
     let Some(operation::Result::Response(response)) = last else { panic!("the stream ended early") };
     let response = reapi::ExecuteResponse::decode(&*response.value).expect("an ExecuteResponse");
     assert_eq!(response.status.expect("a status").code, 0);
-    assert_eq!(response.result.expect("a result").exit_code, 0);
+    let result = response.result.expect("a result");
+    assert_eq!(result.exit_code, 0);
+    let metadata = result.execution_metadata.expect("the worker says how it was run");
+    let usage = metadata.auxiliary_metadata.iter().find(|any| any.type_url.ends_with("WasmUsage"))?;
+    WasmUsage::decode(&*usage.value).expect("a WasmUsage").guest_time?.try_into().ok()
+}
+
+/// Memory that this process, server and client in one, has resident now.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+    1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
 }
 
 /// Executes actions, `in_flight` at a time.
@@ -136,17 +155,24 @@ async fn execute_all(table: &Table<'_>, server: &TestServer, row: &str, actions:
         return;
     }
     let (began, before) = (Instant::now(), processor_time());
-    let times: Vec<Duration> = stream::iter(actions)
+    let times: Vec<(Duration, Option<Duration>)> = stream::iter(actions)
         .map(async |action| {
             let began = Instant::now();
-            execute(server, action).await;
-            began.elapsed()
+            let guest = execute(server, action).await;
+            (began.elapsed(), guest)
         })
         .buffer_unordered(in_flight)
         .collect()
         .await;
     let after = processor_time();
+    let (times, guests): (Vec<_>, Vec<_>) = times.into_iter().unzip();
     table.row(row, times, began.elapsed(), after.0 + after.1 - before.0 - before.1);
+    let mut guests: Vec<Duration> = guests.into_iter().flatten().collect();
+    guests.sort();
+    let guest =
+        guests.get(guests.len() / 2).map(|guest| format!("guest p50 {:.1} µs, ", guest.as_secs_f64() * 1e6));
+    let resident = resident_bytes() as f64 / f64::from(1 << 20);
+    table.notes.borrow_mut().push(format!("{row}: {}{resident:.0} MiB resident", guest.unwrap_or_default()));
 }
 
 /// Uploads as many variants of an action as are asked for; none is cached, so that each of them runs.
@@ -164,7 +190,14 @@ async fn over_grpc(table: &Table<'_>) {
     let wasm = upload(&server, ACTIONS, |n| TestAction::wasm_tool(module.clone(), &[n])).await;
     let native = upload(&server, NATIVE_ACTIONS, |n| TestAction::new(&["/bin/true", n])).await;
     execute(&server, &wasm[0]).await;
-    for (what, actions) in [("empty program", &wasm), ("native /bin/true", &native)] {
+    // There is no smaller one among the guests.
+    let component = component_of("hello");
+    let components =
+        upload(&server, NATIVE_ACTIONS, |n| TestAction::wasm_tool(component.clone(), &[n])).await;
+    execute(&server, &components[0]).await;
+    for (what, actions) in
+        [("empty program", &wasm), ("native /bin/true", &native), ("component hello", &components)]
+    {
         for in_flight in IN_FLIGHT {
             let row = format!("{what} over gRPC, {in_flight} in flight");
             execute_all(table, &server, &row, actions, in_flight).await;
@@ -208,6 +241,16 @@ async fn clang(table: &Table<'_>, package: &Package) -> anyhow::Result<()> {
         execute_all(table, &server, &cold, &first, 1).await;
         let runs = upload(&server, CLANG_RUNS, |n| compile(root, n)).await;
         execute_all(table, &server, &warm, &runs, 1).await;
+    }
+    let staged = "clang's whole tree staged, for /bin/true";
+    if table.wants(staged) {
+        // What the same inputs cost who wants them in a folder.
+        let server = TestServer::start().await;
+        let Imported { root, .. } =
+            import(&server.store(), package, ImportLimits::default(), &|_| {}).await?;
+        let action = |n: &str| TestAction::new(&["/bin/true", n]).graft("tools", root);
+        let runs = upload(&server, CLANG_RUNS, action).await;
+        execute_all(table, &server, staged, &runs, 1).await;
     }
     Ok(())
 }

@@ -104,9 +104,7 @@ impl Host {
                 break;
             }
         }
-        if let At::Cursor = at {
-            self.fds.file(fd, Rights::FD_READ)?.offset = start + done;
-        }
+        self.move_on(fd, Rights::FD_READ, at, start + done)?;
         Ok(size(done))
     }
 
@@ -135,6 +133,14 @@ impl Host {
         Ok(size(done))
     }
 
+    /// Puts the descriptor's cursor where reading or writing at it ended.
+    fn move_on(&mut self, fd: Fd, right: Rights, at: At, end: u64) -> Result<()> {
+        if let At::Cursor = at {
+            self.fds.file(fd, right)?.offset = end;
+        }
+        Ok(())
+    }
+
     fn write_file(
         &mut self,
         memory: &mut GuestMemory<'_>,
@@ -161,9 +167,7 @@ impl Host {
                 break;
             }
         }
-        if let At::Cursor = at {
-            self.fds.file(fd, Rights::FD_WRITE)?.offset = start + done;
-        }
+        self.move_on(fd, Rights::FD_WRITE, at, start + done)?;
         Ok(size(done))
     }
 }

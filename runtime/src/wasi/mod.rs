@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! preview1   the functions, one by one
+//! listing    fd_readdir
+//! texts      paths, arguments and environment in the guest's memory
 //! io         reading and writing between files, streams and the guest's memory
 //! poll       poll_oneoff
 //! fds        descriptors and their rights
@@ -29,9 +31,11 @@ use crate::workspace::{FsError, Last, NodeId, Workspace};
 mod clock;
 mod fds;
 mod io;
+mod listing;
 mod poll;
 mod preview1;
 mod stop;
+mod texts;
 
 pub use clock::{ClockPolicy, MONOTONIC_START, MONOTONIC_STEP, RandomPolicy};
 pub(crate) use clock::{Clocks, seed};

@@ -8,12 +8,14 @@ use wasmtime_wasi::p1::types::{
     self, Errno, Fdflags, Filetype, Fstflags, Lookupflags, Oflags, Rights, Whence,
 };
 use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1;
-use wiggle::{GuestMemory, GuestPtr, GuestType as _};
+use wiggle::{GuestMemory, GuestPtr};
 
 use super::fds::{Descriptor, Object};
 use super::io::{At, slice_mut};
+use super::listing::filetype;
+use super::texts::{put, put_texts, sizes, text};
 use super::{Host, trap};
-use crate::workspace::{Kind, Last, Listed, NodeId, OpenFile, Stat};
+use crate::workspace::{Kind, Last, NodeId, OpenFile, Stat};
 
 /// The device that all files are on.
 const DEVICE: types::Device = 1;
@@ -23,14 +25,6 @@ const RANDOM_CHUNK_BYTES: usize = 1 << 20;
 
 type Memory<'a, 'b> = &'a mut GuestMemory<'b>;
 type Result<T, E = types::Error> = std::result::Result<T, E>;
-
-fn filetype(kind: Kind) -> Filetype {
-    match kind {
-        Kind::File => Filetype::RegularFile,
-        Kind::Directory => Filetype::Directory,
-        Kind::Symlink => Filetype::SymbolicLink,
-    }
-}
 
 fn filestat(stat: Stat) -> types::Filestat {
     types::Filestat {
@@ -47,44 +41,6 @@ fn filestat(stat: Stat) -> types::Filestat {
 
 fn last(flags: Lookupflags) -> Last {
     if flags.contains(Lookupflags::SYMLINK_FOLLOW) { Last::Follow } else { Last::NoFollow }
-}
-
-fn text(memory: &GuestMemory<'_>, pointer: GuestPtr<str>) -> Result<String> {
-    if usize::try_from(pointer.len()).is_ok_and(|length| length > wardian_proto::PATH_BYTES_MAX) {
-        return Err(Errno::Nametoolong.into());
-    }
-    Ok(memory.as_cow_str(pointer)?.into_owned())
-}
-
-/// Writes as much of `bytes` as there is room for and returns how much that was.
-fn put(memory: Memory<'_, '_>, room: GuestPtr<[u8]>, bytes: &[u8]) -> Result<types::Size> {
-    let length = room.len().min(types::Size::try_from(bytes.len()).unwrap_or(types::Size::MAX));
-    let part = room.get_range(0..length).expect("it is no longer than the room");
-    memory.copy_from_slice(&bytes[..length as usize], part)?;
-    Ok(length)
-}
-
-/// Writes texts one behind the other, and where each of them starts.
-fn put_texts(
-    memory: Memory<'_, '_>,
-    texts: &[bytes::Bytes],
-    mut place: GuestPtr<GuestPtr<u8>>,
-    mut room: GuestPtr<u8>,
-) -> Result<()> {
-    for text in texts {
-        let length = u32::try_from(text.len()).map_err(|_| Errno::Overflow)?;
-        memory.write(place, room)?;
-        memory.copy_from_slice(text, room.as_array(length))?;
-        place = place.add(1)?;
-        room = room.add(length)?;
-    }
-    Ok(())
-}
-
-fn sizes(texts: &[bytes::Bytes]) -> Result<(types::Size, types::Size)> {
-    let bytes: usize = texts.iter().map(bytes::Bytes::len).sum();
-    let size = |number: usize| types::Size::try_from(number).map_err(|_| Errno::Overflow);
-    Ok((size(texts.len())?, size(bytes)?))
 }
 
 impl Host {
@@ -114,71 +70,6 @@ impl Host {
         self.keep_time();
         Ok(self.workspace.set_times(node, accessed, modified)?)
     }
-
-    /// Fills `room` with the entries of a directory that follow `cookie`; the last may be cut off.
-    ///
-    /// A cookie is the place of the entry that follows. The list is made anew whenever it is read from the
-    /// start, so what is added or removed in between moves no cookie; what was removed is left out.
-    fn list(
-        &mut self,
-        memory: Memory<'_, '_>,
-        fd: types::Fd,
-        mut room: GuestPtr<[u8]>,
-        cookie: types::Dircookie,
-    ) -> Result<types::Size> {
-        let directory = self.fds.directory(fd, Rights::FD_READDIR)?;
-        let node = directory.node;
-        let listing = match directory.listing.take() {
-            Some(listing) if cookie > 0 => listing,
-            old => {
-                old.into_iter().for_each(|old| self.workspace.release(old));
-                self.workspace.list(node)?
-            }
-        };
-        let (own, parent) = self.workspace.inodes_of(node);
-        let dots = [(".", own), ("..", parent)];
-        let size = room.len();
-        let mut written = Ok(());
-        for place in cookie..u64::MAX {
-            let (name, inode, kind) = match usize::try_from(place) {
-                Ok(place @ 0..=1) => (dots[place].0, dots[place].1, Kind::Directory),
-                Ok(place) => match listing.get(place - dots.len()) {
-                    None => break,
-                    Some(Listed { name, .. }) => match self.workspace.entry(node, name) {
-                        None => continue,
-                        Some((inode, kind)) => (name, inode, kind),
-                    },
-                },
-                Err(_) => break,
-            };
-            let entry = dirent(place + 1, inode, name, kind);
-            written = append(memory, &mut room, &[&entry[..], name.as_bytes()].concat());
-            if written.is_err() || room.len() == 0 {
-                break;
-            }
-        }
-        self.fds.directory(fd, Rights::FD_READDIR)?.listing = Some(listing);
-        written?;
-        Ok(size - room.len())
-    }
-}
-
-/// Writes as much as there is room for, and takes that room away.
-fn append(memory: Memory<'_, '_>, room: &mut GuestPtr<[u8]>, bytes: &[u8]) -> Result<()> {
-    let length = put(memory, *room, bytes)?;
-    *room = room.get_range(length..room.len()).expect("it was no longer than the room");
-    Ok(())
-}
-
-fn dirent(next: types::Dircookie, inode: u64, name: &str, kind: Kind) -> [u8; 24] {
-    let mut bytes = [0; 24];
-    debug_assert_eq!(bytes.len(), types::Dirent::guest_size() as usize);
-    bytes[0..8].copy_from_slice(&next.to_le_bytes());
-    bytes[8..16].copy_from_slice(&inode.to_le_bytes());
-    let length = u32::try_from(name.len()).expect("names are short");
-    bytes[16..20].copy_from_slice(&length.to_le_bytes());
-    bytes[20] = filetype(kind) as u8;
-    bytes
 }
 
 impl WasiSnapshotPreview1 for Host {

@@ -196,7 +196,7 @@ impl Workspace {
     }
 
     /// Bytes and files that are counted now.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     fn in_use(&self) -> (u64, usize) {
         (self.pages.bytes(), self.files)
     }
@@ -214,7 +214,13 @@ fn nanos(time: &prost_types::Timestamp) -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.nanos).unwrap_or(0))
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+mod model;
 #[cfg(test)]
 mod model_tests;
+#[cfg(any(test, feature = "fuzzing"))]
+mod test_store;
 #[cfg(test)]
 mod tests;

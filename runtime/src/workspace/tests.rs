@@ -1,75 +1,10 @@
 //! What single operations do. Whole histories are in `model_tests.rs`.
 
-use std::sync::{Arc, LazyLock};
-
-use bytes::Bytes;
-use tokio::runtime::Runtime;
-use wardian_proto::{Digest, DigestFunction, RelPath, reapi};
-use wardian_store::backend::MemoryStore;
+use wardian_proto::{DigestFunction, reapi};
 use wardian_store::tree_builder::TreeBuilder;
-use wardian_store::{BlobStore, Upload};
 
+use super::test_store::{RUNTIME, Store, limits, path};
 use super::*;
-
-/// A store in memory and what reads from it.
-pub(super) struct Store {
-    store: Arc<MemoryStore>,
-    pub(super) inputs: Arc<Inputs>,
-    runtime: Runtime,
-}
-
-pub(super) fn limits() -> WorkspaceLimits {
-    WorkspaceLimits::of(&Limits::default())
-}
-
-fn path(text: &str) -> RelPath {
-    RelPath::parse(text).unwrap()
-}
-
-impl Store {
-    pub(super) fn new(cache_bytes: usize) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let store = Arc::new(MemoryStore::new(64 << 20));
-        let inputs = Inputs::new(store.clone(), runtime.handle().clone(), cache_bytes, 1 << 20);
-        Self { store, inputs, runtime }
-    }
-
-    /// One for tests that make many workspaces.
-    pub(super) fn shared() -> &'static Self {
-        static SHARED: LazyLock<Store> = LazyLock::new(|| Store::new(8 << 20));
-        &SHARED
-    }
-
-    pub(super) fn put(&self, bytes: impl Into<Bytes>) -> Digest {
-        let bytes = bytes.into();
-        let digest = DigestFunction::Sha256.digest(&bytes);
-        self.runtime.block_on(BlobStore::put(&*self.store, Upload::bytes(digest, bytes))).unwrap();
-        digest
-    }
-
-    pub(super) fn tree(&self, files: &[(&str, &[u8])], links: &[(&str, &str)]) -> Digest {
-        let mut tree = TreeBuilder::new();
-        for (name, content) in files {
-            tree.file(&path(name), self.put(content.to_vec()), false).unwrap();
-        }
-        for (name, target) in links {
-            tree.symlink(&path(name), target).unwrap();
-        }
-        let built = tree.build(DigestFunction::Sha256);
-        for (_, bytes) in built.directories {
-            self.put(bytes);
-        }
-        built.root
-    }
-
-    fn workspace(&self, root: Digest) -> Workspace {
-        self.workspace_with(root, limits())
-    }
-
-    pub(super) fn workspace_with(&self, root: Digest, limits: WorkspaceLimits) -> Workspace {
-        Workspace::new(self.inputs.clone(), root, limits, std::env::temp_dir())
-    }
-}
 
 const ROOT: NodeId = NodeId::ROOT;
 const WRITE: OpenFile =
@@ -455,10 +390,10 @@ fn tools_are_looked_up_inside_the_tree_only() {
         ("real", false),
         ("real/tool/x", false),
     ] {
-        let file = store.runtime.block_on(tree.file(&path(name))).unwrap();
+        let file = RUNTIME.block_on(tree.file(&path(name))).unwrap();
         assert_eq!(file, found.then(|| DigestFunction::Sha256.digest(b"tool")), "{name}");
     }
     for (name, found) in [("", true), ("bin", true), ("bin/dir", false), ("real/tool", false), ("x", false)] {
-        assert_eq!(store.runtime.block_on(tree.has_directory(&path(name))).unwrap(), found, "{name}");
+        assert_eq!(RUNTIME.block_on(tree.has_directory(&path(name))).unwrap(), found, "{name}");
     }
 }

@@ -79,6 +79,9 @@ pub(super) fn write(text: &mut String, usage: &WasmUsage) -> std::fmt::Result {
         writeln!(text, "  limit  {name}: had {used} and asked for more than {allowed}")?;
     }
     writeln!(text, "  looked at {} inputs and names", usage.observed_count)?;
+    if let Some(digest) = &usage.observed_digest {
+        writeln!(text, "    named in blob {}/{}", format::plain(&digest.hash), digest.size_bytes)?;
+    }
     let mut lines = Vec::new();
     usage.observed.iter().for_each(|root| collect(root, "", &mut lines));
     for line in lines.iter().take(OBSERVED_LINES_MAX) {
@@ -136,6 +139,7 @@ pub(super) fn json(usage: &WasmUsage) -> Value {
             "name": hit.name, "used": hit.used, "allowed": hit.allowed,
         })),
         "observed_count": usage.observed_count,
+        "observed_digest": usage.observed_digest.as_ref().map(|d| format!("{}/{}", d.hash, d.size_bytes)),
         "observed": lines,
     })
 }

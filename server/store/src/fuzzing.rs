@@ -157,9 +157,10 @@ mod tests {
     #[test]
     fn every_target_is_one_of_libfuzzer_too() {
         let manifest = include_str!("../../../fuzz/Cargo.toml");
-        let names: Vec<_> =
-            manifest.split("[[bin]]\nname = \"").skip(1).map(|bin| bin.split('"').next()).collect();
-        assert_eq!(names, TARGETS.iter().map(|target| Some(target.name)).collect::<Vec<_>>());
+        let names = manifest.split("[[bin]]\nname = \"").skip(1).filter_map(|bin| bin.split('"').next());
+        // Those of the worker are listed there.
+        let names: Vec<_> = names.filter(|name| !name.starts_with("workspace_")).collect();
+        assert_eq!(names, TARGETS.iter().map(|target| target.name).collect::<Vec<_>>());
     }
 
     #[test]

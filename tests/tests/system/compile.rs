@@ -164,6 +164,19 @@ async fn a_compiler_that_fails_is_a_clear_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_module_that_was_refused_is_not_compiled_again_soon() {
+    for (script, attempts) in [("kill -XCPU $$", 1), ("kill -KILL $$", 2)] {
+        let gate = Gate::doing("");
+        gate.program(&format!("echo $2 >> {}\n{script}", gate.path("begun").display()));
+        let server = gate.server(|_| {}).await;
+        let first = server.refused(hello().do_not_cache()).await;
+        let second = server.refused(hello().do_not_cache()).await;
+        assert_eq!(first, second);
+        assert_eq!(gate.begun().len(), attempts, "{script}: {first:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_registered_toolchains_run_before_they_are_optimized() {
     let tool = digest(&guest("hello"));
     for (baseline, trusted, first) in [

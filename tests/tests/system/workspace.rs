@@ -5,7 +5,7 @@ use std::time::Duration;
 use prost::Message as _;
 use tonic::Code;
 use wardian_proto::reapi::execution_stage::Value as Stage;
-use wardian_proto::wardian::{ObservedInput, WasmUsage};
+use wardian_proto::wardian::{ObservedInput, WasmObservations, WasmUsage};
 use wardian_tests::{Ended, TestAction, TestServer, digest, guest};
 
 fn usage(ended: &Ended) -> WasmUsage {
@@ -61,6 +61,40 @@ async fn results_say_what_was_used_and_looked_at() {
     assert_eq!(root.absent, ["out"]);
 }
 
+/// Looks in vain for 5,000 names of more than twenty bytes.
+const LOOKS_FOR_MANY: &str = r#"(module
+    (import "wasi_snapshot_preview1" "path_filestat_get"
+      (func $stat (param i32 i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "a-name-that-is-not-there-0000")
+    (func (export "_start")
+      (local $n i32)
+      (loop $next
+        (i32.store (i32.const 25)
+          (i32.add (i32.const 0x30303030)
+            (i32.or
+              (i32.or (i32.and (local.get $n) (i32.const 15))
+                      (i32.shl (i32.and (i32.shr_u (local.get $n) (i32.const 4)) (i32.const 15)) (i32.const 8)))
+              (i32.or (i32.shl (i32.and (i32.shr_u (local.get $n) (i32.const 8)) (i32.const 15)) (i32.const 16))
+                      (i32.shl (i32.shr_u (local.get $n) (i32.const 12)) (i32.const 24))))))
+        (drop (call $stat (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 29) (i32.const 128)))
+        (local.set $n (i32.add (local.get $n) (i32.const 1)))
+        (br_if $next (i32.lt_u (local.get $n) (i32.const 5000))))))"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn observations_that_are_too_large_for_a_result_are_a_blob() {
+    let server = TestServer::start().await;
+    let module = wat::parse_str(LOOKS_FOR_MANY).unwrap();
+    let usage = usage(&server.succeed(TestAction::wasm_tool(module.into(), &[])).await);
+    assert!(usage.observed.is_empty());
+    assert!(usage.observed_count > 5_000, "{}", usage.observed_count);
+    let blob = server.get(usage.observed_digest.as_ref()).await;
+    let observations = WasmObservations::decode(blob).unwrap();
+    let [root] = &observations.observed[..] else { panic!("{} roots", observations.observed.len()) };
+    assert_eq!(root.absent.len(), 5_000);
+    assert_eq!(root.absent[0], "a-name-that-is-not-there-0000");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fuel_is_counted_and_ends_a_guest_at_the_same_place() {
     let server = TestServer::start().await;
@@ -100,6 +134,40 @@ async fn properties_tighten_limits_and_the_verdict_says_what_was_used() {
     let ended = server.run(loud).await;
     assert_eq!(ended.code(), Code::ResourceExhausted);
     assert_eq!(server.streams(&ended).await.0, "bin", "what fitted is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_was_refused_memory_or_a_table_and_goes_on_has_hit_a_limit() {
+    let server = TestServer::start().await;
+    for (grow, property, limit, used) in [
+        ("memory.grow (i32.const 100)", "wasm-memory", "wasm_memory_bytes_max", 65_536),
+        (
+            "table.grow (ref.null func) (i32.const 100000)",
+            "wasm-table-elements",
+            "wasm_table_elements_max",
+            7,
+        ),
+    ] {
+        for exit_code in [0, 3] {
+            let module = format!(
+                r#"(module
+                     (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+                     (memory (export "memory") 1) (table 7 funcref)
+                     (func (export "_start")
+                       (if (i32.ne ({grow}) (i32.const -1)) (then unreachable))
+                       (call $exit (i32.const {exit_code}))))"#
+            );
+            let action = TestAction::wasm_tool(wat::parse_str(module).unwrap().into(), &[])
+                .platform(&[("OSFamily", "wasi"), (property, "99999")]);
+            let ended = server.run(action).await;
+            // Who succeeds all the same has got along without it.
+            let code = if exit_code == 0 { Code::Ok } else { Code::ResourceExhausted };
+            assert_eq!((ended.code(), ended.result().exit_code), (code, exit_code), "{:?}", ended.refusal());
+            assert!(ended.refusal().is_none_or(|refusal| refusal.message.contains(limit)));
+            let hit = usage(&ended).limit_hit.expect("it is told");
+            assert_eq!((hit.name.as_str(), hit.used, hit.allowed), (limit, used, 99_999));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,7 +67,6 @@ pub(super) struct Run {
 /// How a guest ended, before that is put into the words of the API.
 pub(super) struct End {
     ended: wasmtime::Result<i32>,
-    refused: Option<String>,
     limit_hit: Option<LimitHit>,
     usage: WasmUsage,
 }
@@ -106,8 +105,9 @@ impl Run {
         });
         let mut end = bounds.end(&store, ended.map(|()| 0));
         let workspace = store.into_data().host.into_workspace();
-        end.limit_hit = workspace.limit_hit().cloned();
+        end.limit_hit = end.limit_hit.or_else(|| workspace.limit_hit().cloned());
         usage::of_workspace(&workspace, &mut end.usage);
+        end.usage.limit_hit = end.limit_hit.as_ref().map(usage::limit_hit);
         Ok((bounds.outcome(end, &stdout, &stderr), workspace))
     }
 
@@ -160,9 +160,11 @@ impl Bounds<'_> {
             guest_time: self.deadline.elapsed().try_into().ok(),
             memory_bytes_peak: limiter.memory_bytes(),
             fuel_used: self.settings.fuel.zip(left).map(|(given, left)| given.saturating_sub(left)),
+            limit_hit: limiter.limit_hit().map(usage::limit_hit),
             ..WasmUsage::default()
         };
-        End { ended, refused: limiter.refused(), limit_hit: None, usage }
+        let limit_hit = limiter.limit_hit().cloned();
+        End { ended, limit_hit, usage }
     }
 
     /// Turns the end of a guest into the end of an action.
@@ -201,11 +203,7 @@ impl Bounds<'_> {
         if let Some(stopped) = error.downcast_ref::<Stopped>().or(overflow.as_ref()) {
             return Outcome::CutShort(finished(STOPPED_EXIT_CODE, ""), failure(stopped));
         }
-        let finished = finished(TRAP_EXIT_CODE, &trap_note(&error));
-        match end.refused {
-            Some(verdict) => Outcome::CutShort(finished, Failure::ResourceExhausted(verdict)),
-            None => Outcome::Exited(finished),
-        }
+        Outcome::Exited(finished(TRAP_EXIT_CODE, &trap_note(&error)))
     }
 }
 

@@ -3,16 +3,18 @@
 use wasmtime::ResourceLimiter;
 
 use crate::Limits;
+use crate::workspace::LimitHit;
 
 /// Bounds a guest's memory and tables, all of them together, and remembers what it refused.
 pub(super) struct Limiter {
     memory_bytes: Budget,
     table_elements: Budget,
-    refused: Option<String>,
+    limit_hit: Option<LimitHit>,
 }
 
 /// What a guest has of one resource, and how much of it it may have.
 struct Budget {
+    name: &'static str,
     used: usize,
     max: usize,
 }
@@ -33,14 +35,26 @@ impl Budget {
         }
         fits
     }
+
+    fn hit(&self) -> LimitHit {
+        LimitHit { name: self.name, used: self.used as u64, allowed: self.max as u64 }
+    }
 }
 
 impl Limiter {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            memory_bytes: Budget { used: 0, max: limits.wasm_memory_bytes_max },
-            table_elements: Budget { used: 0, max: limits.wasm_table_elements_max },
-            refused: None,
+            memory_bytes: Budget {
+                name: "wasm_memory_bytes_max",
+                used: 0,
+                max: limits.wasm_memory_bytes_max,
+            },
+            table_elements: Budget {
+                name: "wasm_table_elements_max",
+                used: 0,
+                max: limits.wasm_table_elements_max,
+            },
+            limit_hit: None,
         }
     }
 
@@ -49,9 +63,9 @@ impl Limiter {
         self.memory_bytes.used as u64
     }
 
-    /// What it refused last, in words that name the limit.
-    pub(super) fn refused(&self) -> Option<String> {
-        self.refused.clone()
+    /// The limit that the guest ran into first.
+    pub(super) fn limit_hit(&self) -> Option<&LimitHit> {
+        self.limit_hit.as_ref()
     }
 }
 
@@ -64,12 +78,7 @@ impl ResourceLimiter for Limiter {
     ) -> wasmtime::Result<bool> {
         let fits = self.memory_bytes.grow(current, desired, own_max);
         if !fits {
-            let Budget { used, max } = self.memory_bytes;
-            let more = desired.saturating_sub(current);
-            self.refused = Some(format!(
-                "the guest had {used} bytes of memory and asked for {more} more; \
-                 limit wasm_memory_bytes_max is {max}"
-            ));
+            self.limit_hit.get_or_insert(self.memory_bytes.hit());
         }
         Ok(fits)
     }
@@ -84,12 +93,7 @@ impl ResourceLimiter for Limiter {
         let own_max = own_max.filter(|max| *max < self.table_elements.max);
         let fits = self.table_elements.grow(current, desired, own_max);
         if !fits {
-            let Budget { used, max } = self.table_elements;
-            let more = desired.saturating_sub(current);
-            self.refused = Some(format!(
-                "the guest had {used} table elements and asked for {more} more; \
-                 limit wasm_table_elements_max is {max}"
-            ));
+            self.limit_hit.get_or_insert(self.table_elements.hit());
         }
         Ok(fits)
     }

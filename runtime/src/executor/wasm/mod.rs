@@ -30,9 +30,10 @@ mod guest;
 mod limiter;
 mod link;
 mod modules;
+mod refusals;
 mod settings;
 mod threads;
-mod usage;
+pub(crate) mod usage;
 
 use compile::{CompileSettings, TrustedModules};
 pub(crate) use engines::Tier;

@@ -26,6 +26,7 @@ use super::artifacts::{Artifacts, Key};
 use super::compile::{Baseline, CompileSettings, Compiler, TrustedModules, Urgency};
 use super::engines::{Engines, Tier, fingerprint};
 use super::link::{self, Loaded};
+use super::refusals::Refusals;
 use crate::input_root::blocking;
 use crate::{Failure, Limits};
 
@@ -73,6 +74,7 @@ struct State {
     preparing: HashMap<Wanted, Preparation>,
     /// Compilations of the optimized tier behind a baseline that runs, or for the worker's start.
     improving: HashMap<Digest, Preparation>,
+    refusals: Refusals,
 }
 
 impl Modules {
@@ -386,6 +388,9 @@ impl Common {
         tier: Tier,
         urgency: Urgency,
     ) -> Result<Ready, Failure> {
+        if let Some(refused) = self.lock().refusals.get(Instant::now(), &module, tier) {
+            return Err(refused);
+        }
         // Before the module is in memory: those who wait should be light.
         let turn = self.compiler.turn(module.size(), urgency).await;
         let bytes = super::read_module(&*self.store, &module, &self.limits).await?;
@@ -394,7 +399,11 @@ impl Common {
         let file = self.artifacts.begin().map_err(Failure::io("create file of machine code"))?;
         let engine = self.fingerprints[&tier].clone();
         let started = Instant::now();
-        self.compiler.compile(turn, &module, &bytes, tier, engine, &file).await?;
+        let compiled = self.compiler.compile(turn, &module, &bytes, tier, engine, &file).await;
+        if let Err(refused) = &compiled {
+            self.lock().refusals.add(Instant::now(), &module, tier, refused);
+        }
+        compiled?;
         drop(bytes);
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(%module, %tier, seconds, "compiled");

@@ -1,12 +1,17 @@
 //! What a guest used and looked at, for the result's auxiliary metadata.
 
 use prost::Message as _;
-use wardian_proto::wardian::{LimitHit, ObservedInput, WasmUsage};
+use wardian_proto::DigestFunction;
+use wardian_proto::wardian::{LimitHit, ObservedInput, WasmObservations, WasmUsage};
+use wardian_store::Upload;
 
-use crate::workspace::{Observed, Workspace};
+use crate::workspace::{self, Observed, Workspace};
 
-/// Observations that take more room than this are counted and left out: results are kept and sent whole.
+/// Observations that take more room than this become a blob of their own: results are kept and sent whole.
 const OBSERVED_BYTES_MAX: usize = 64 << 10;
+
+/// Those that take more than this are counted only.
+const OBSERVED_BLOB_BYTES_MAX: usize = 16 << 20;
 
 /// Levels of observations that are told. Readers of messages commonly stop at 100 levels of all kinds.
 const OBSERVED_LEVELS_MAX: usize = 64;
@@ -19,18 +24,30 @@ pub(super) fn of_workspace(workspace: &Workspace, usage: &mut WasmUsage) {
     usage.files_read = used.files_read;
     usage.files_written = used.files_written;
     usage.workspace_bytes_peak = used.bytes_peak;
-    usage.limit_hit = workspace.limit_hit().map(|hit| LimitHit {
-        name: hit.name.to_owned(),
-        used: hit.used,
-        allowed: hit.allowed,
-    });
     let observed: Vec<ObservedInput> = workspace.observed().into_iter().map(observed_input).collect();
     usage.observed_count = observed.iter().map(count).sum();
     let bytes: usize = observed.iter().map(ObservedInput::encoded_len).sum();
     let fits = |root: &ObservedInput| levels(root) <= OBSERVED_LEVELS_MAX;
-    if bytes <= OBSERVED_BYTES_MAX && observed.iter().all(fits) {
+    if bytes <= OBSERVED_BLOB_BYTES_MAX && observed.iter().all(fits) {
         usage.observed = observed;
     }
+}
+
+/// A limit that was hit, in the words of the metadata.
+pub(super) fn limit_hit(hit: &workspace::LimitHit) -> LimitHit {
+    LimitHit { name: hit.name.to_owned(), used: hit.used, allowed: hit.allowed }
+}
+
+/// Takes observations that are too large for a result out of it, as a blob to be stored.
+pub(crate) fn split(usage: &mut WasmUsage, function: DigestFunction) -> Option<Upload> {
+    let bytes: usize = usage.observed.iter().map(ObservedInput::encoded_len).sum();
+    if bytes <= OBSERVED_BYTES_MAX {
+        return None;
+    }
+    let observations = WasmObservations { observed: std::mem::take(&mut usage.observed) }.encode_to_vec();
+    let digest = function.digest(&observations);
+    usage.observed_digest = Some(digest.to_wire());
+    Some(Upload::bytes(digest, observations))
 }
 
 fn levels(observed: &ObservedInput) -> usize {

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prost::Message as _;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 use wasmtime::component::Linker;
 use wasmtime::{Engine, Store};
@@ -106,22 +106,24 @@ fn settings(request: &Request) -> io::Result<WasmSettings> {
 
 /// Gives up everything that running the component does not need.
 fn confine(request: &Request, root: &Path) -> io::Result<()> {
-    let limit = |resource, max| {
+    let limit = |resource, max: u64| {
+        // Whoever started the worker may have left it less.
+        let max = getrlimit(resource).maximum.map_or(max, |allowed| allowed.min(max));
         setrlimit(resource, Rlimit { current: Some(max), maximum: Some(max) }).map_err(io::Error::from)
     };
     let tables = request.wasm_table_elements_max.saturating_mul(TABLE_ELEMENT_BYTES);
     limit(Resource::Core, 0)?;
-    limit(MEMORY, OWN_MEMORY_BYTES.saturating_add(request.wasm_memory_bytes_max).saturating_add(tables))?;
+    if cfg!(target_os = "linux") {
+        // What is really backed. Elsewhere the address space that the engine reserves would count too.
+        let memory = OWN_MEMORY_BYTES.saturating_add(request.wasm_memory_bytes_max).saturating_add(tables);
+        limit(Resource::Data, memory)?;
+    }
     let seconds = Duration::from_nanos(request.timeout_nanos).as_secs().saturating_add(CPU_SECONDS_MORE);
     limit(Resource::Cpu, seconds)?;
     limit(Resource::Fsize, request.wasm_workspace_bytes_max)?;
     limit(Resource::Nofile, request.wasm_handles_max.saturating_add(OWN_FILES))?;
     platform::confine(root)
 }
-
-/// What is counted as memory: on Linux what is really backed, and not the address space reserved by the engine.
-/// Elsewhere the engine bounds the component's memory, and nothing that of the process.
-const MEMORY: Resource = if cfg!(target_os = "linux") { Resource::Data } else { Resource::Core };
 
 /// Ends this process when the worker closes the socket, or is gone, however it ended.
 fn end_with_worker(socket: &UnixStream) -> io::Result<()> {
