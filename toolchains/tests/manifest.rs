@@ -98,7 +98,8 @@ fn each_rule_is_explained() {
     check("usr.tar", "cc.wasm", &["unpack[0].archive: this file is used already"]);
     check("[[unpack]]", "[unpack]", &["unpack: expected tables, found table"]);
     check("license = \"MIT\"", "", &["license: is missing"]);
-    check("[[module]]", "[[module]]", &["module: expected a table, found array"]);
+    let one = ["module: expected tables, found table", "module: name at least one"];
+    check("[[module]]", "[module]", &one);
     check("name = \"cc\"", "name = \"cc", &[": "]);
 }
 

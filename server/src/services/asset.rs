@@ -11,6 +11,7 @@ use wardian_proto::asset::{
     PushBlobResponse, PushDirectoryRequest, PushDirectoryResponse,
 };
 use wardian_proto::{Digest, DigestFunction, asset, reapi, rpc};
+use wardian_toolchains::ResolveError;
 
 use super::{Context, bad_digest};
 use crate::assets::qualifiers::Qualifiers;
@@ -22,6 +23,9 @@ const URI_BYTES_MAX: usize = 4096;
 
 /// References of one push.
 const REFERENCES_MAX: usize = 10_000;
+
+/// What URIs begin with that name a registered toolchain: `wardian-toolchain:NAME@VERSION`.
+const TOOLCHAIN_SCHEME: &str = "wardian-toolchain:";
 
 pub(super) struct Assets(pub(super) Arc<Context>);
 
@@ -116,6 +120,9 @@ impl Assets {
             qualifiers,
             oldest: time(fields.oldest, "oldest_content_accepted")?,
         };
+        if let Some(toolchain) = self.toolchain(&wanted).await? {
+            return Fetched::new(function, toolchain);
+        }
         if let Some(known) = self.0.assets.find(&wanted).await? {
             return Fetched::new(function, known);
         }
@@ -127,7 +134,42 @@ impl Assets {
         Fetched::new(function, self.0.assets.fetch(wanted, timeout).await)
     }
 
+    /// The tree of the registered toolchain that one of the URIs names; `None` when none does. The server is the
+    /// only origin of such URIs, so nothing else is asked for them.
+    async fn toolchain(&self, wanted: &Wanted) -> Result<Option<Answer>, Status> {
+        let name = |uri: &String| Some((uri.clone(), uri.strip_prefix(TOOLCHAIN_SCHEME)?.to_owned()));
+        let Some((uri, name)) = wanted.uris.iter().find_map(name) else { return Ok(None) };
+        if wanted.kind != Kind::Directory {
+            return Err(Status::invalid_argument(format!("{uri} is a directory: FetchDirectory has it")));
+        }
+        self.0.toolchains.ready().await?;
+        let found = self.0.toolchains.resolve(&name).map_err(|error| match error {
+            ResolveError::Malformed(_) => FetchError::Invalid(error.to_string()),
+            ResolveError::Unknown { .. } | ResolveError::Incomplete(_) => {
+                FetchError::NotFound(error.to_string())
+            }
+        });
+        let outcome = found.and_then(|toolchain| {
+            if toolchain.tree.function() != wanted.function {
+                return Err(FetchError::NotFound("toolchains are stored under SHA256 only".into()));
+            }
+            Ok(Asset {
+                digest: toolchain.tree,
+                since: SystemTime::now(),
+                expires_at: None,
+                qualifiers: Vec::new(),
+                references_blobs: Vec::new(),
+                references_directories: Vec::new(),
+            })
+        });
+        Ok(Some((uri, outcome)))
+    }
+
     async fn push(&self, fields: PushFields) -> Result<(), Status> {
+        if fields.uris.iter().any(|uri| uri.starts_with(TOOLCHAIN_SCHEME)) {
+            let text = format!("URIs that begin with {TOOLCHAIN_SCHEME} mean registered toolchains only");
+            return Err(Status::invalid_argument(text));
+        }
         if !self.0.assets.limits().push {
             return Err(Status::unimplemented("nothing can be pushed here (setting assets.push)"));
         }

@@ -1,11 +1,14 @@
 //! The same action gives the same bytes: many times over, under load, at each tier of machine code, and on other hosts.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use wardian_proto::{Digest, DigestFunction};
 use wardian_runtime::Baseline;
+use wardian_store::BlobStore as _;
 use wardian_tests::{Ended, ServerProcess, TestAction, TestServer, wardian};
 
 /// How often an action is run.
@@ -100,6 +103,42 @@ async fn results_are_the_same_in_another_process_time_zone_and_environment() {
         assert_eq!(ended.result().exit_code, 0);
         assert_eq!(ended.result().stdout_digest, expected.stdout_digest, "with {environment:?}");
     }
+}
+
+/// The library of `faketime`, which gives a process another clock, if this machine has it.
+fn faketime() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok);
+    let library = |folder: std::fs::DirEntry| folder.path().join("faketime/libfaketime.so.1");
+    folders.map(library).find(|path| path.exists())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_are_the_same_when_the_clock_is_years_ahead() {
+    let Some(library) = faketime() else {
+        eprintln!("this machine has no faketime, so nothing was proved");
+        return;
+    };
+    let here = TestServer::start().await;
+    let (fixed, real) = (looking(&[]), looking(&[("wasi-clock", "real")]));
+    let (fixed, real) = (here.upload(fixed).await, here.upload(real).await);
+    let expected = here.execute(&fixed).await.result();
+    let ahead = [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("FAKETIME", "+1000d"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let there = ServerProcess::start_among(&wardian(), folder.path(), "", &ahead).unwrap();
+    let ended = there.execute(&fixed).await;
+    assert_eq!(ended.result().stdout_digest, expected.stdout_digest);
+
+    // Its clock is another one indeed.
+    let printed = there.execute(&real).await.result().stdout_digest.unwrap();
+    let printed = Digest::from_wire(DigestFunction::Sha256, Some(&printed)).unwrap();
+    let printed = there.store(0).await.get(&printed, 1 << 20).await.unwrap();
+    let clock = u64::from_le_bytes(printed[..8].try_into().unwrap());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    assert!(Duration::from_nanos(clock) > now + Duration::from_hours(24 * 999));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -209,3 +209,25 @@ async fn bad_records_are_refused() {
             .is_empty()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_toolchain_is_an_asset_with_a_uri_of_its_own() {
+    use wardian_proto::asset::fetch_client::FetchClient;
+    use wardian_proto::asset::{FetchBlobRequest, FetchDirectoryRequest};
+
+    let server = TestServer::start().await;
+    let registered = put(&server, tree(&server, "echo", "one").await).await.unwrap();
+    let mut client = FetchClient::new(server.channel());
+    let ask = |uri: &str| FetchDirectoryRequest { uris: vec![uri.into()], ..Default::default() };
+    for uri in ["wardian-toolchain:demo", "wardian-toolchain:demo@1"] {
+        let answer = client.fetch_directory(ask(uri)).await.unwrap().into_inner();
+        assert_eq!((answer.uri.as_str(), answer.root_directory_digest), (uri, registered.tree.clone()));
+    }
+    let unknown = client.fetch_directory(ask("wardian-toolchain:other")).await.unwrap().into_inner();
+    let status = unknown.status.unwrap();
+    assert_eq!(Code::from(status.code), Code::NotFound);
+    assert!(status.message.contains("demo@1.0.0"), "{}", status.message);
+    assert_eq!(code(&client.fetch_directory(ask("wardian-toolchain:@")).await), Code::InvalidArgument);
+    let blob = FetchBlobRequest { uris: vec!["wardian-toolchain:demo".into()], ..Default::default() };
+    assert_eq!(code(&client.fetch_blob(blob).await), Code::InvalidArgument);
+}
