@@ -1,14 +1,13 @@
 //! The same action gives the same bytes: many times over, under load, at each tier of machine code, and on other hosts.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use wardian_proto::{Digest, DigestFunction};
 use wardian_runtime::Baseline;
 use wardian_store::BlobStore as _;
+use wardian_tests::corpus::Load;
 use wardian_tests::{Ended, ServerProcess, TestAction, TestServer, wardian};
 
 /// How often an action is run.
@@ -34,30 +33,6 @@ fn looking(properties: &[(&str, &str)]) -> TestAction {
         .do_not_cache();
     action.command.arguments[0] = "../bin/tool".into();
     action
-}
-
-/// Threads that keep the processors busy until they are dropped.
-struct Load(Arc<AtomicBool>);
-
-impl Load {
-    fn start() -> Self {
-        let on = Arc::new(AtomicBool::new(true));
-        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
-            let on = Arc::clone(&on);
-            std::thread::spawn(move || {
-                while on.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            });
-        }
-        Self(on)
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
 }
 
 async fn printed(server: &TestServer, action: TestAction) -> Bytes {
