@@ -106,9 +106,17 @@ impl Registry {
             let list = wardian::ListToolchainsResponse::decode(bytes).map_err(|e| damaged(e.to_string()))?;
             for wire in list.toolchains {
                 let toolchain = Arc::new(Toolchain::from_wire(wire).map_err(|e| damaged(e.to_string()))?);
-                let pin = match self.pins.pin(toolchain.tree).await? {
-                    TreePin::Pinned(pin) => Some(pin),
-                    TreePin::Missing(_) => None,
+                let pin = match self.pins.pin(toolchain.tree).await {
+                    Ok(TreePin::Pinned(pin)) => Some(pin),
+                    Ok(TreePin::Missing(_)) => None,
+                    // Over a limit that was lowered since: the others can be used, and this one be removed.
+                    Err(
+                        StoreError::TreeLimit { .. }
+                        | StoreError::TooManyPins(_)
+                        | StoreError::TooLarge { .. }
+                        | StoreError::Directory { .. },
+                    ) => None,
+                    Err(error) => return Err(error),
                 };
                 toolchain.modules.iter().for_each(|module| (self.trust)(*module));
                 entries.insert(key(&toolchain), Entry { toolchain, pin });

@@ -50,6 +50,13 @@ impl Platform {
         self.iter().filter(|(name, _)| is_setting(name))
     }
 
+    /// The properties that some workers satisfy and others do not, in one order.
+    pub(crate) fn demands(&self) -> Self {
+        let mut demands: Vec<_> = self.0.iter().filter(|(name, _)| !is_setting(name)).cloned().collect();
+        demands.sort();
+        Self(demands)
+    }
+
     /// The first value of a property.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)

@@ -194,8 +194,14 @@ impl Assets {
             };
             let is_old = wanted.oldest.is_some_and(|oldest| asset.since < oldest);
             let is_over = asset.expires_at.is_some_and(|end| end <= now);
-            if !is_old && !is_over && self.shared.missing(wanted.kind, &asset).await?.is_empty() {
-                return Ok(Some((uri.clone(), Ok(asset))));
+            if is_old || is_over {
+                continue;
+            }
+            match self.shared.missing(wanted.kind, &asset).await {
+                Ok(missing) if missing.is_empty() => return Ok(Some((uri.clone(), Ok(asset)))),
+                Ok(_) => {}
+                Err(error) if is_of_the_content(&error) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
@@ -252,7 +258,10 @@ impl AssetsInner {
     /// What of an asset is not stored. What it refers to beside is asked for as well, so that it stays.
     async fn missing(&self, kind: Kind, asset: &Asset) -> Result<Vec<Digest>, StoreError> {
         for root in &asset.references_directories {
-            self.missing_of_tree(*root).await?;
+            match self.missing_of_tree(*root).await {
+                Err(error) if is_of_the_content(&error) => {}
+                outcome => drop(outcome?),
+            }
         }
         self.blobs.find_missing(&asset.references_blobs).await?;
         match kind {
@@ -269,4 +278,9 @@ impl AssetsInner {
         missing.extend(self.blobs.find_missing(&digests).await?);
         Ok(missing)
     }
+}
+
+/// Whether a tree cannot be read because of what is in it, and not because the store cannot.
+fn is_of_the_content(error: &StoreError) -> bool {
+    matches!(error, StoreError::Directory { .. } | StoreError::TreeLimit { .. } | StoreError::TooLarge { .. })
 }

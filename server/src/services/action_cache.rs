@@ -58,7 +58,8 @@ impl reapi::action_cache_server::ActionCache for ActionCache {
         if metadata.worker.is_empty() {
             metadata.worker = "uploaded by a client".into();
         }
-        self.0.action_cache.put(&instance.name, &action, &result).await?;
+        let run = self.effective(action).await?;
+        self.0.action_cache.put(&instance.name, &run, &result).await?;
         Ok(Response::new(result))
     }
 }

@@ -21,8 +21,9 @@ use crate::assets::{Answer, Asset, FetchError, Kind, Wanted};
 const URIS_MAX: usize = 100;
 const URI_BYTES_MAX: usize = 4096;
 
-/// References of one push.
+/// References of one push: to blobs, and to trees, which are read whole at each push and fetch.
 const REFERENCES_MAX: usize = 10_000;
+const TREE_REFERENCES_MAX: usize = 64;
 
 /// What URIs begin with that name a registered toolchain: `wardian-toolchain:NAME@VERSION`.
 const TOOLCHAIN_SCHEME: &str = "wardian-toolchain:";
@@ -142,6 +143,12 @@ impl Assets {
         if wanted.kind != Kind::Directory {
             return Err(Status::invalid_argument(format!("{uri} is a directory: FetchDirectory has it")));
         }
+        wanted.qualifiers.check_supported(false)?;
+        if !wanted.qualifiers.checksums.is_empty() {
+            return Err(Status::invalid_argument(format!(
+                "{uri} has no checksum but the digest of its tree"
+            )));
+        }
         self.0.toolchains.ready().await?;
         let found = self.0.toolchains.resolve(&name).map_err(|error| match error {
             ResolveError::Malformed(_) => FetchError::Invalid(error.to_string()),
@@ -184,13 +191,20 @@ impl Assets {
             }
             instance.digests(digest.function().wire().into(), wire)
         };
+        let mut trees = references(&fields.references_directories)?;
+        trees.sort();
+        trees.dedup();
+        if trees.len() > TREE_REFERENCES_MAX {
+            let text = format!("{} references to directories; limit is {TREE_REFERENCES_MAX}", trees.len());
+            return Err(Status::invalid_argument(text));
+        }
         let asset = Asset {
             digest,
             since: SystemTime::now(),
             expires_at: time(fields.expire_at, "expire_at")?,
             qualifiers: qualifiers.to_wire(),
             references_blobs: references(&fields.references_blobs)?,
-            references_directories: references(&fields.references_directories)?,
+            references_directories: trees,
         };
         let wanted = Wanted {
             kind: fields.kind,

@@ -56,7 +56,9 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
         for name in names {
             // One may have been forgotten since it was listed.
             let Some(operation) = self.0.queue.operation(&name) else { continue };
-            let described = describe(&self.0, &name, &operation.views.borrow().clone());
+            // Its own statement: while the view is borrowed nobody may ask the queue for anything.
+            let view = operation.views.borrow().clone();
+            let described = describe(&self.0, &name, &view);
             bytes += described.encoded_len();
             if bytes > REPLY_BYTES_MAX && !operations.is_empty() {
                 more = true;

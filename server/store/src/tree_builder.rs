@@ -3,7 +3,7 @@
 //! Entries are sorted and children come before parents in [`BuiltTree::directories`], so equal trees
 //! have equal bytes whoever builds them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 
 use bytes::Bytes;
 use prost::Message;
@@ -19,12 +19,19 @@ pub enum TreeBuildError {
     NotADirectory(RelPath),
     #[error("the root can only be a directory")]
     Root,
+    #[error("the tree has more than {DIRECTORIES_MAX} directories")]
+    TooManyDirectories,
 }
+
+/// Directories that one tree may have. Long paths that share nothing make many of few names.
+const DIRECTORIES_MAX: usize = 200_000;
 
 /// A directory tree under construction.
 #[derive(Debug, Default)]
 pub struct TreeBuilder {
     root: Level,
+    /// Directories that were made, the root left out.
+    made: usize,
 }
 
 #[derive(Debug, Default)]
@@ -127,8 +134,16 @@ impl TreeBuilder {
     fn level(&mut self, path: &RelPath) -> Result<&mut Level, TreeBuildError> {
         let mut level = &mut self.root;
         for name in path.segments() {
-            let entry =
-                level.entries.entry(name.to_owned()).or_insert_with(|| Entry::Directory(Level::default()));
+            let entry = match level.entries.entry(name.to_owned()) {
+                btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                btree_map::Entry::Vacant(_) if self.made == DIRECTORIES_MAX => {
+                    return Err(TreeBuildError::TooManyDirectories);
+                }
+                btree_map::Entry::Vacant(entry) => {
+                    self.made += 1;
+                    entry.insert(Entry::Directory(Level::default()))
+                }
+            };
             match entry {
                 Entry::Directory(next) => level = next,
                 _ => return Err(TreeBuildError::NotADirectory(path.clone())),
@@ -172,6 +187,16 @@ mod tests {
 
     fn digest(text: &str) -> Digest {
         DigestFunction::Sha256.digest(text.as_bytes())
+    }
+
+    #[test]
+    fn long_paths_that_share_nothing_are_bounded() {
+        let mut tree = TreeBuilder::new();
+        let path = |number: usize| RelPath::parse(&format!("{number}{}", "/a".repeat(50))).unwrap();
+        let refused = (0..DIRECTORIES_MAX).find_map(|number| tree.directory(&path(number)).err());
+        assert_eq!(refused, Some(TreeBuildError::TooManyDirectories));
+        assert_eq!(tree.made, DIRECTORIES_MAX);
+        assert_eq!(tree.directory(&path(0)), Ok(()), "what is there already costs nothing");
     }
 
     #[test]

@@ -228,6 +228,9 @@ async fn a_toolchain_is_an_asset_with_a_uri_of_its_own() {
     assert_eq!(Code::from(status.code), Code::NotFound);
     assert!(status.message.contains("demo@1.0.0"), "{}", status.message);
     assert_eq!(code(&client.fetch_directory(ask("wardian-toolchain:@")).await), Code::InvalidArgument);
+    let part = wardian_proto::asset::Qualifier { name: "directory".into(), value: "bin".into() };
+    let part = FetchDirectoryRequest { qualifiers: vec![part], ..ask("wardian-toolchain:demo") };
+    assert_eq!(code(&client.fetch_directory(part).await), Code::InvalidArgument);
     let blob = FetchBlobRequest { uris: vec!["wardian-toolchain:demo".into()], ..Default::default() };
     assert_eq!(code(&client.fetch_blob(blob).await), Code::InvalidArgument);
 }

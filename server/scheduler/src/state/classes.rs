@@ -74,6 +74,11 @@ impl Classes {
         id
     }
 
+    /// Whether there is such a class.
+    pub(super) fn has(&self, key: &ClassKey) -> bool {
+        self.ids.contains_key(key)
+    }
+
     /// Counts a run out.
     pub(super) fn leave(&mut self, id: ClassId) {
         let class = self.classes.get_mut(&id).expect("runs are of a class");

@@ -106,11 +106,12 @@ impl Scheduler {
         if let Some(limit) = policy.queued_max.filter(|max| self.queue.load(&job.instance).queued >= *max) {
             return Err(SubmitError::TenantQueueFull(limit));
         }
-        if self.classes.len() >= CLASSES_MAX {
+        let class =
+            ClassKey { platform: job.platform.demands(), memory: job.memory_bytes, avoid: Vec::new() };
+        if self.classes.len() >= CLASSES_MAX && !self.classes.has(&class) {
             return Err(SubmitError::TooManyPlatforms(CLASSES_MAX));
         }
         let id = RunId(self.fresh_id());
-        let class = ClassKey { platform: job.platform.clone(), memory: job.memory_bytes, avoid: Vec::new() };
         let class = self.classes.join(class, workers::candidates(&self.workers));
         if why.is_some() {
             let until = now + self.limits.worker_grace;

@@ -364,3 +364,22 @@ fn a_worker_goes_on_with_what_nobody_else_has() {
     assert!(matches!(story.s.view(&operation).unwrap().stage, Stage::Completed(_)));
     assert!(!story.s.keeps(story.now, back, run), "it has ended");
 }
+
+#[test]
+fn how_a_command_is_run_makes_no_class_of_its_own() {
+    let mut story = Story::new(SchedulerLimits::default(), &[]);
+    story.s.add_worker(linux(1));
+    for fuel in 0..CLASSES_MAX + 1 {
+        let asked = platform(&[("wasm-fuel", &fuel.to_string()), ("OSFamily", "linux")]);
+        let job = Job { platform: asked, ..story.job("", "") };
+        story.submit(job);
+    }
+    for memory_bytes in 1..CLASSES_MAX as u64 {
+        let job = Job { memory_bytes, ..story.job("", "") };
+        story.submit(job);
+    }
+    let another = Job { memory_bytes: 1 << 40, ..story.job("", "") };
+    let refused = story.s.submit(story.now, WALL, another);
+    assert_eq!(refused, Err(SubmitError::TooManyPlatforms(CLASSES_MAX)));
+    story.queue("", "", 1);
+}

@@ -123,7 +123,7 @@ impl Scheduler {
         let given_up = run.attempts.len() >= self.limits.attempts_max;
         if !run.operations.is_empty() && !given_up {
             let avoid = run.attempts.iter().map(|attempt| attempt.worker.clone()).collect();
-            let platform = run.job.platform.clone();
+            let platform = run.job.platform.demands();
             let key = ClassKey { platform, memory: run.place.memory, avoid };
             let before = run.place.class;
             run.place.class = self.classes.join(key, candidates(&self.workers));
