@@ -11,8 +11,8 @@ use wardian_store::action_cache::ActionCache;
 
 use crate::state::{Scheduler, Stage, View, Waiting};
 use crate::{
-    Assignment, Held, Job, Offer, OperationName, RunId, SchedulerLimits, SubmitError, TenantLoad, Tenants,
-    WorkQueue, WorkerId,
+    Assignment, Held, Job, Offer, OperationName, RunId, SchedulerLimits, SubmitError, Tenants, WorkQueue,
+    WorkerId,
 };
 
 /// How often the queue looks for what is due.
@@ -105,11 +105,6 @@ impl LocalQueue {
     /// Why an operation waits; `None` when it does not.
     pub fn waiting(&self, name: &OperationName) -> Option<Waiting> {
         self.lock().state.waiting(name)
-    }
-
-    /// What each tenant has that has something.
-    pub fn tenants(&self) -> Vec<(InstanceName, TenantLoad)> {
-        self.lock().state.tenants().map(|(name, load)| (name.clone(), load)).collect()
     }
 
     /// Finds an operation by name.
