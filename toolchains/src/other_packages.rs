@@ -14,7 +14,9 @@ use crate::{EntryProblem, ImportError, ImportLimits};
 /// What a member is shown to.
 pub(crate) type Visit<'a> = dyn FnMut(Member<'_>) -> Result<(), MemberError> + 'a;
 
-/// Bytes of a zip archive that are read for each member it may have before its members are known.
+/// Bytes of a zip archive that may be read before its members are known: to find its index, and for each member
+/// that it may have.
+const ZIP_END_BYTES_MAX: u64 = 1 << 20;
 const ZIP_INDEX_BYTES_PER_ENTRY: u64 = 128;
 
 /// Shows every member of a zip archive.
@@ -29,7 +31,8 @@ pub(crate) fn walk_zip(
         source: io::Error::other(source),
     };
     // The zip crate holds the whole index in memory.
-    let allowance = Cell::new(limits.entries_max.saturating_mul(ZIP_INDEX_BYTES_PER_ENTRY));
+    let index_bytes_max = limits.entries_max.saturating_mul(ZIP_INDEX_BYTES_PER_ENTRY);
+    let allowance = Cell::new(index_bytes_max.saturating_add(ZIP_END_BYTES_MAX));
     let mut zip = zip::ZipArchive::new(Allowed { reader: file, allowance: &allowance }).map_err(broken)?;
     allowance.set(u64::MAX);
     below("members of archives", zip.len() as u64, limits.entries_max)
