@@ -1,4 +1,4 @@
-//! Archives that were fetched, as trees in the store.
+//! Archives that were fetched, as trees in the store, and whatever else becomes a tree.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use wardian_proto::{Digest, DigestFunction, RelPath};
+use wardian_store::tree_builder::BuiltTree;
 use wardian_store::{BlobStore, Upload};
 use wardian_toolchains::{ArchivedFile, DirectoryImport, ImportError, ImportLimits};
 
@@ -15,8 +16,8 @@ use super::fetch::{blocking, pieces};
 /// Files that were unpacked and are not stored yet.
 const FILES_WAITING_MAX: usize = 16;
 
-/// What an archive may hold.
-const LIMITS: ImportLimits =
+/// What an archive or a commit may hold.
+pub(super) const LIMITS: ImportLimits =
     ImportLimits { entries_max: 500_000, bytes_max: 8 << 30, file_bytes_max: 2 << 30, path_depth_max: 64 };
 
 /// Stores what an archive holds below a directory. Returns the root of the tree.
@@ -27,9 +28,7 @@ pub(super) async fn store(
     directory: RelPath,
     spool: PathBuf,
 ) -> Result<Digest, FetchError> {
-    // A channel, because decompression blocks and the store does not.
-    let (sender, mut files) = mpsc::channel(FILES_WAITING_MAX);
-    let unpacking = tokio::spawn(blocking(move || {
+    let (root, ()) = store_tree(blobs, move |deliver, is_wanted| {
         let import = DirectoryImport {
             name: "archive",
             directory: &directory,
@@ -37,22 +36,44 @@ pub(super) async fn store(
             limits: LIMITS,
             spool: &spool,
         };
-        let deliver = |file| sender.blocking_send(file).map_err(|_| ImportError::Abandoned);
+        let deliver = |file| deliver(file).map_err(|_| ImportError::Abandoned);
+        let tree = import.unpack(archive, is_wanted, deliver).map_err(|error| refused(&error))?;
         let tree =
-            import.unpack(archive, || !sender.is_closed(), deliver).map_err(|error| refused(&error))?;
-        tree.ok_or_else(|| FetchError::NotFound(format!("the archive has no directory {directory}")))
+            tree.ok_or_else(|| FetchError::NotFound(format!("the archive has no directory {directory}")))?;
+        Ok((tree, ()))
+    })
+    .await?;
+    Ok(root)
+}
+
+/// Takes a file of a tree that is being unpacked; fails when nobody wants it any more.
+pub(super) type Deliver<'a> = dyn FnMut(ArchivedFile) -> Result<(), FetchError> + 'a;
+
+/// Stores the files that blocking work hands on, then the tree that it makes of them. Returns its root, and what else
+/// the work has to say.
+pub(super) async fn store_tree<T: Send + 'static>(
+    blobs: &Arc<dyn BlobStore>,
+    unpack: impl FnOnce(&mut Deliver<'_>, &dyn Fn() -> bool) -> Result<(BuiltTree, T), FetchError>
+    + Send
+    + 'static,
+) -> Result<(Digest, T), FetchError> {
+    // A channel, because unpacking blocks and the store does not.
+    let (sender, mut files) = mpsc::channel(FILES_WAITING_MAX);
+    let unpacking = tokio::spawn(blocking(move || {
+        let gone = |_| FetchError::Aborted("nobody waits for it any more".into());
+        unpack(&mut |file| sender.blocking_send(file).map_err(gone), &|| !sender.is_closed())
     }));
     let stored = store_files(blobs, &mut files).await;
     // Unpacking ends soon even when storing failed.
     drop(files);
     let tree = unpacking.await.unwrap_or_else(|join| std::panic::resume_unwind(join.into_panic()));
     stored?;
-    let tree = tree?;
+    let (tree, more) = tree?;
     // The Directories when all files are there, children before parents.
     for (digest, bytes) in tree.directories {
         blobs.put(Upload::bytes(digest, bytes)).await?;
     }
-    Ok(tree.root)
+    Ok((tree.root, more))
 }
 
 async fn store_files(

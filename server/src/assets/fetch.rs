@@ -10,7 +10,14 @@ use tokio_util::io::ReaderStream;
 use wardian_proto::{Digest, DigestFunction};
 use wardian_store::{READ_CHUNK_BYTES, StoreError, Table, Upload};
 
+use super::git::{self, GitFetch};
 use super::{Answer, Asset, AssetsInner, FetchError, Kind, Wanted, archive, is_of_the_content, record};
+
+/// What an origin had: a blob or the root of a tree, and the commit it is of.
+struct Found {
+    digest: Digest,
+    commit: Option<String>,
+}
 
 impl AssetsInner {
     /// Tries the URIs in order. The last one's error is the answer when none has the content.
@@ -27,7 +34,7 @@ impl AssetsInner {
             let fetched = tokio::time::timeout(left, self.fetch_from(&wanted, index, uri)).await;
             let late = || FetchError::TimedOut(format!("not done within {} s", time.as_secs()));
             match fetched.unwrap_or_else(|_| Err(late())) {
-                Ok(digest) => return (uri.clone(), Ok(self.remember(&wanted, uri, digest, since).await)),
+                Ok(found) => return (uri.clone(), Ok(self.remember(&wanted, uri, found, since).await)),
                 Err(error) => {
                     // What is wrong here is wrong for every mirror.
                     let is_own = matches!(error, FetchError::Store(_));
@@ -41,12 +48,13 @@ impl AssetsInner {
         (failed.0, Err(failed.1))
     }
 
-    async fn remember(&self, wanted: &Wanted, uri: &str, digest: Digest, since: SystemTime) -> Asset {
+    async fn remember(&self, wanted: &Wanted, uri: &str, found: Found, since: SystemTime) -> Asset {
+        let Found { digest, commit } = found;
         let asset = Asset {
             digest,
             since,
             expires_at: None,
-            qualifiers: wanted.qualifiers.to_wire(),
+            qualifiers: wanted.qualifiers.to_wire_of(commit),
             references_blobs: vec![],
             references_directories: vec![],
         };
@@ -61,18 +69,34 @@ impl AssetsInner {
         asset
     }
 
-    async fn fetch_from(&self, wanted: &Wanted, index: usize, uri: &str) -> Result<Digest, FetchError> {
+    async fn fetch_from(&self, wanted: &Wanted, index: usize, uri: &str) -> Result<Found, FetchError> {
+        let git = wanted.qualifiers.git().map_err(|status| FetchError::Invalid(status.message().into()))?;
+        if let (Kind::Directory, Some(revision)) = (wanted.kind, &git) {
+            let fetch = GitFetch {
+                uri,
+                secrets: &wanted.qualifiers.headers_for(index, uri),
+                revision,
+                directory: &wanted.qualifiers.directory,
+                function: wanted.function,
+                folder: &self.folder,
+                bytes_max: self.limits.content_bytes_max,
+            };
+            let (digest, commit) = git::store(&self.blobs, &self.origins, fetch).await?;
+            self.check_tree(digest).await?;
+            return Ok(Found { digest, commit: Some(commit) });
+        }
         let file = self.spool(wanted, index, uri).await?;
-        match wanted.kind {
-            Kind::Blob => self.store_file(wanted.function, file).await,
+        let digest = match wanted.kind {
+            Kind::Blob => self.store_file(wanted.function, file).await?,
             Kind::Directory => {
                 let directory = wanted.qualifiers.directory.clone();
                 let root = archive::store(&self.blobs, wanted.function, file, directory, self.folder.clone())
                     .await?;
                 self.check_tree(root).await?;
-                Ok(root)
+                root
             }
-        }
+        };
+        Ok(Found { digest, commit: None })
     }
 
     /// Refuses a tree that is larger than what is served, and one of which parts went while it was stored.

@@ -6,6 +6,7 @@
 mod address;
 mod archive;
 mod fetch;
+mod git;
 mod origin;
 pub(crate) mod qualifiers;
 mod record;
@@ -138,7 +139,7 @@ pub(crate) struct Assets {
 struct AssetsInner {
     records: Arc<dyn RecordStore>,
     blobs: Arc<dyn BlobStore>,
-    origins: Origins,
+    origins: Arc<Origins>,
     limits: AssetLimits,
     /// Where content is kept until its digest is known.
     folder: PathBuf,
@@ -159,7 +160,7 @@ impl Assets {
         let shared = AssetsInner {
             records,
             blobs,
-            origins: Origins::new(limits.clone()).map_err(anyhow::Error::msg)?,
+            origins: Arc::new(Origins::new(limits.clone()).map_err(anyhow::Error::msg)?),
             turns: Semaphore::new(limits.fetches_max),
             limits,
             folder,

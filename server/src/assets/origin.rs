@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT};
-use hyper::{Request, Response, StatusCode};
+use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -42,6 +42,16 @@ pub(super) struct Origins {
     limits: AssetLimits,
 }
 
+/// Headers of a request.
+pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
+
+/// An answer, and where it came from in the end.
+pub(super) struct Received {
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) content: Content,
+}
+
 /// What an origin sends, piece by piece.
 pub(super) struct Content {
     body: Incoming,
@@ -63,29 +73,50 @@ impl Origins {
 
     /// Asks for a URI, and goes where the origin points to. Headers go to the first origin only.
     pub(super) async fn get(&self, uri: &str, headers: &[(&str, &str)]) -> Result<Content, FetchError> {
-        let first = parse(uri)?;
-        let headers = checked(headers)?;
+        Ok(self.follow(&parse(uri)?, &[], &checked(headers)?).await?.content)
+    }
+
+    /// The same, with further headers, which are no secrets.
+    pub(super) async fn follow(
+        &self,
+        first: &Url,
+        headers: &[(HeaderName, HeaderValue)],
+        secrets: &[(HeaderName, HeaderValue)],
+    ) -> Result<Received, FetchError> {
         let mut url = first.clone();
         // An origin that was left has no way to get them back to itself.
         let mut has_left = false;
         for _ in 0..=REDIRECTS_MAX {
             has_left |= url.origin() != first.origin();
-            let response = self.ask(&url, if has_left { &[] } else { &headers }).await?;
-            let host = url.host_str().unwrap_or_default().to_owned();
-            match response.status() {
-                StatusCode::OK => return Ok(Content { body: response.into_body(), host }),
-                status if status.is_redirection() => url = next(&url, &response)?,
-                status => return Err(refused(&host, status)),
+            let headers = headers.iter().chain(if has_left { &[] } else { secrets });
+            let response = self.ask(Method::GET, &url, headers, Bytes::new()).await?;
+            if !response.status().is_redirection() {
+                return received(url, response);
             }
+            url = next(&url, &response)?;
         }
         let host = first.host_str().unwrap_or_default();
         Err(FetchError::Aborted(format!("{host} points on more than {REDIRECTS_MAX} times")))
     }
 
-    async fn ask(
+    /// Sends something to one place.
+    pub(super) async fn post(
         &self,
         url: &Url,
         headers: &[(HeaderName, HeaderValue)],
+        secrets: &[(HeaderName, HeaderValue)],
+        body: Bytes,
+    ) -> Result<Received, FetchError> {
+        let response = self.ask(Method::POST, url, headers.iter().chain(secrets), body).await?;
+        received(url.clone(), response)
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: impl Iterator<Item = &(HeaderName, HeaderValue)>,
+        body: Bytes,
     ) -> Result<Response<Incoming>, FetchError> {
         let host = url.host().ok_or_else(|| FetchError::Invalid("a URI without a host".into()))?;
         if let Some(list) = &self.limits.origins
@@ -101,8 +132,10 @@ impl Origins {
                 http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&host, &error))?;
             // Ends with the response, or when nobody wants it any more.
             tokio::spawn(connection);
-            let mut request = Request::get(&url[url::Position::BeforePath..url::Position::AfterQuery])
-                .body(Empty::<Bytes>::new())
+            let mut request = Request::builder()
+                .method(method)
+                .uri(&url[url::Position::BeforePath..url::Position::AfterQuery])
+                .body(Full::new(body))
                 .map_err(|error| FetchError::Invalid(error.to_string()))?;
             let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
             let value =
@@ -183,8 +216,18 @@ impl Content {
     }
 }
 
+/// What an origin answered, unless it is a refusal.
+fn received(url: Url, response: Response<Incoming>) -> Result<Received, FetchError> {
+    let host = url.host_str().unwrap_or_default().to_owned();
+    if response.status() != StatusCode::OK {
+        return Err(refused(&host, response.status()));
+    }
+    let (head, body) = response.into_parts();
+    Ok(Received { url, headers: head.headers, content: Content { body, host } })
+}
+
 /// A URI that can be fetched. What it may hold beside the place, such as a password, no message repeats.
-fn parse(uri: &str) -> Result<Url, FetchError> {
+pub(super) fn parse(uri: &str) -> Result<Url, FetchError> {
     let url =
         Url::parse(uri).map_err(|error| FetchError::Invalid(format!("a URI cannot be read: {error}")))?;
     check(&url)?;
@@ -216,7 +259,7 @@ fn next(url: &Url, response: &Response<Incoming>) -> Result<Url, FetchError> {
     Ok(next)
 }
 
-fn checked(headers: &[(&str, &str)]) -> Result<Vec<(HeaderName, HeaderValue)>, FetchError> {
+pub(super) fn checked(headers: &[(&str, &str)]) -> Result<Headers, FetchError> {
     let check = |(name, value): &(&str, &str)| {
         let refused = || FetchError::Invalid(format!("{name:?} or its value is no HTTP header"));
         let mut value = HeaderValue::from_str(value).map_err(|_| refused())?;

@@ -8,6 +8,8 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use wardian_proto::{DigestFunction, Hasher, RelPath, asset, pack_any, rpc};
 
+use super::git::Revision;
+
 /// Qualifiers of one request, and bytes of one value.
 const QUALIFIERS_MAX: usize = 100;
 const VALUE_BYTES_MAX: usize = 16 << 10;
@@ -15,6 +17,9 @@ const VALUE_BYTES_MAX: usize = 16 << 10;
 const CHECKSUM: &str = "checksum.sri";
 const DIRECTORY: &str = "directory";
 const RESOURCE_TYPE: &str = "resource_type";
+const RESOURCE_TYPE_GIT: &str = "application/x-git";
+const VCS_BRANCH: &str = "vcs.branch";
+const VCS_COMMIT: &str = "vcs.commit";
 const CANONICAL_ID: &str = "bazel.canonical_id";
 const HEADER: &str = "http_header:";
 const HEADER_OF_URL: &str = "http_header_url:";
@@ -112,11 +117,18 @@ impl Qualifiers {
     /// Refuses what a fetch from an origin could not obey, all of it at once.
     pub(crate) fn check_supported(&self, is_directory: bool) -> Result<(), Status> {
         let is_known = |name: &str| {
-            [CHECKSUM, RESOURCE_TYPE, CANONICAL_ID].contains(&name) || (is_directory && name == DIRECTORY)
+            let of_directories = [DIRECTORY, VCS_BRANCH, VCS_COMMIT];
+            [CHECKSUM, RESOURCE_TYPE, CANONICAL_ID].contains(&name)
+                || (is_directory && of_directories.contains(&name))
         };
         let unknown: Vec<&String> = self.public.keys().filter(|name| !is_known(name)).collect();
         if unknown.is_empty() {
-            return Ok(());
+            return match self.git()? {
+                Some(_) if !self.checksums.is_empty() => {
+                    Err(Status::invalid_argument(format!("a repository has no {CHECKSUM}; name the commit")))
+                }
+                _ => Ok(()),
+            };
         }
         let field_violations = unknown.iter().map(|name| rpc::bad_request::FieldViolation {
             field: "qualifiers.name".into(),
@@ -131,6 +143,18 @@ impl Qualifiers {
             details: vec![pack_any("google.rpc.BadRequest", &request)],
         };
         Err(Status::with_details(Code::InvalidArgument, message, wire.encode_to_vec().into()))
+    }
+
+    /// The commit of a git repository that is asked for, if one is. A commit wins over a branch.
+    pub(crate) fn git(&self) -> Result<Option<Revision>, Status> {
+        let parse = |name: &str, parse: fn(&str) -> Option<Revision>| {
+            let odd =
+                |value| Status::invalid_argument(format!("qualifier {name} {value:?} is no name in git"));
+            self.public.get(name).map(|value| parse(value).ok_or_else(|| odd(value))).transpose()
+        };
+        let (branch, commit) = (parse(VCS_BRANCH, Revision::branch)?, parse(VCS_COMMIT, Revision::commit)?);
+        let is_git = self.public.get(RESOURCE_TYPE).is_some_and(|value| value == RESOURCE_TYPE_GIT);
+        Ok(commit.or(branch).or(is_git.then_some(Revision::Head)))
     }
 
     /// The headers for the URI at an index; those for it alone win over those for all.
@@ -162,8 +186,14 @@ impl Qualifiers {
 
     /// The qualifiers as an answer repeats them: without secrets.
     pub(crate) fn to_wire(&self) -> Vec<asset::Qualifier> {
-        let pairs = self.public.iter();
-        pairs.map(|(name, value)| asset::Qualifier { name: name.clone(), value: value.clone() }).collect()
+        self.to_wire_of(None)
+    }
+
+    /// The same, with the commit that was found.
+    pub(crate) fn to_wire_of(&self, commit: Option<String>) -> Vec<asset::Qualifier> {
+        let mut pairs = self.public.clone();
+        pairs.extend(commit.map(|commit| (VCS_COMMIT.to_owned(), commit)));
+        pairs.into_iter().map(|(name, value)| asset::Qualifier { name, value }).collect()
     }
 }
 
@@ -277,12 +307,28 @@ mod tests {
     #[test]
     fn ast_02_everything_unknown_is_named() {
         let parsed = parse(&[("vcs.commit", "x"), ("colour", "green"), ("directory", "a")]).unwrap();
-        let refused = parsed.check_supported(true).unwrap_err();
+        let refused = parsed.check_supported(false).unwrap_err();
         let wire = rpc::Status::decode(refused.details()).unwrap();
         let details = rpc::BadRequest::decode(&*wire.details[0].value).unwrap();
         let told: Vec<_> = details.field_violations.iter().map(|v| v.description.as_str()).collect();
-        assert_eq!(told, ["\"colour\" not supported", "\"vcs.commit\" not supported"]);
+        assert_eq!(
+            told,
+            ["\"colour\" not supported", "\"directory\" not supported", "\"vcs.commit\" not supported"]
+        );
         assert_eq!(details.field_violations[0].field, "qualifiers.name");
+    }
+
+    #[test]
+    fn ast_18_a_repository_is_told_by_its_commit_its_branch_or_its_type() {
+        let git = |pairs: &[(&str, &str)]| parse(pairs).unwrap().git();
+        let name = Revision::commit("v1").unwrap();
+        assert_eq!(git(&[]).unwrap(), None);
+        assert_eq!(git(&[("resource_type", "application/x-git")]).unwrap(), Some(Revision::Head));
+        assert_eq!(git(&[("vcs.commit", "v1"), ("vcs.branch", "main")]).unwrap(), Some(name));
+        assert_eq!(git(&[("vcs.commit", "a b")]).unwrap_err().code(), Code::InvalidArgument);
+        let sum = format!("sha256-{}", BASE64_STANDARD.encode([0; 32]));
+        let both = parse(&[("vcs.branch", "main"), (CHECKSUM, &sum)]).unwrap();
+        assert_eq!(both.check_supported(true).unwrap_err().code(), Code::InvalidArgument);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod action_cache;
 mod assets;
+mod assets_git;
 mod audit;
 mod byte_stream;
 mod cas;
