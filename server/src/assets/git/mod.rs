@@ -112,7 +112,7 @@ pub(super) async fn store(
     let (revision, directory) = (fetch.revision.clone(), fetch.directory.clone());
     let (function, bytes_max) = (fetch.function, fetch.bytes_max);
     let spool = fetch.folder.to_owned();
-    archive::store_tree(blobs, move |deliver| {
+    archive::store_tree(blobs, move |deliver, _| {
         let folder = tempfile::tempdir_in(&spool).map_err(|error| super::fetch::spool_failed(&error))?;
         let talk = Talk {
             origins,
