@@ -7,7 +7,7 @@ use wardian_proto::{Compressor, Digest};
 
 use super::super::calls::size_of;
 use super::super::codec::decode;
-use super::super::outcome::{ensure, ensure_eq, refused_as};
+use super::super::outcome::{ensure, ensure_eq, refused_as, told};
 use super::super::{Stop, Subject, Verdict};
 use super::{Check, check};
 
@@ -57,9 +57,11 @@ async fn bs_22_limits_cap_the_whole_read(subject: &Subject) -> Verdict {
     let data = subject.fresh(size);
     let name = subject.read_name(&subject.put(&data).await?);
     for (offset, limit) in [(0, 1), (0, size), (10, 80_000), (size - 1, 5), (0, size + 9), (size, 5)] {
-        let read = subject.read(&name, size_of(offset), size_of(limit)).await?;
+        let what = format!("offset {offset}, limit {limit} of {size} bytes");
+        let read = subject.read(&name, size_of(offset), size_of(limit)).await;
+        let read = read.map_err(|status| Stop::failed(format!("{what}: {}", told(&status))))?;
         let expected = data.slice(offset..size.min(offset + limit));
-        ensure!(read == expected, "offset {offset}, limit {limit}: {} bytes came", read.len());
+        ensure!(read == expected, "{what}: {} bytes came", read.len());
     }
     Ok(())
 }

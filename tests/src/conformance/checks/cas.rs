@@ -10,6 +10,7 @@ use super::super::codec::{decode, encode};
 use super::super::outcome::{ensure, ensure_eq, refused_as};
 use super::super::{Stop, Subject, Verdict};
 use super::{Check, check};
+use crate::TestAction;
 
 /// A compressor that nobody has thought of yet.
 const UNKNOWN_COMPRESSOR: i32 = 77;
@@ -22,6 +23,7 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 pub(super) const CHECKS: &[Check] = &[
     check!(cas_01_the_empty_blob_is_always_there: "CAS-01"),
+    check!(cas_01_the_empty_blob_is_an_input_root_and_an_input: "CAS-01"),
     check!(cas_04_blobs_are_served_in_every_announced_encoding: "CAS-04"),
     check!(cas_05_nothing_is_visible_before_it_is_verified: "CAS-05"),
     check!(cas_06_one_blob_is_uploaded_in_many_ways_at_once: "CAS-06"),
@@ -56,6 +58,23 @@ async fn cas_01_the_empty_blob_is_always_there(subject: &Subject) -> Verdict {
         ensure!(updated.iter().all(|r| code_of(r.status.as_ref()) == Code::Ok), "{name}: {updated:?}");
         let committed = subject.write(messages(&subject.write_name(&empty), &Bytes::new(), 1)).await?;
         ensure_eq!(committed, 0, "{name}: committed size of the empty blob");
+    }
+    Ok(())
+}
+
+async fn cas_01_the_empty_blob_is_an_input_root_and_an_input(subject: &Subject) -> Verdict {
+    subject.executes()?;
+    let name = subject.fresh_name();
+    for action in [
+        TestAction::sh("true", &[]).env("UNIQUE", &name),
+        TestAction::sh("test -f empty", &[]).file("empty", "").env("UNIQUE", &name),
+    ] {
+        let mut built = action.digest_function(subject.function()).build();
+        // Nobody needs to upload it.
+        built.blobs.retain(|(digest, _)| !digest.is_empty_blob());
+        subject.put_all(&built.blobs).await?;
+        let ended = subject.execute(&built).await?;
+        ensure_eq!((ended.refusal(), ended.result().exit_code), (None, 0), "what came of the action");
     }
     Ok(())
 }
