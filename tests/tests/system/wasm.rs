@@ -244,3 +244,18 @@ async fn many_guests_run_through_few_slots() {
     assert_eq!(texts, (0..40).map(|i| format!("bin/tool\n{i}\n")).collect::<Vec<_>>());
     server.assert_unharmed().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_of_bazel_runs_without_its_shell_script() {
+    let server = TestServer::start().await;
+    let action = TestAction::new(&["tools/test-setup.sh", "pkg/t", "pkg/data"])
+        .file("tools/test-setup.sh", "#!/bin/bash\nexit 1\n")
+        .file("out/t.runfiles/garden/pkg/t", guest("cat"))
+        .file("out/t.runfiles/garden/pkg/data", "a runfile")
+        .env("TEST_SRCDIR", "out/t.runfiles")
+        .env("TEST_WORKSPACE", "garden");
+    let bazel = action.clone().platform(&[("OSFamily", "wasi"), ("wasi-test", "bazel")]);
+    assert_eq!(stdout(&server, bazel).await, "a runfile");
+    let plain = action.platform(&[("OSFamily", "wasi")]);
+    assert!(server.refused(plain).await.message.contains("test-setup.sh"));
+}
