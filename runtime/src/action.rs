@@ -68,7 +68,8 @@ pub struct ActionSpec {
     pub working_directory: RelPath,
     pub outputs: OutputSpec,
     pub directory_format: DirectoryFormat,
-    /// Directories that are there when the command starts, beside those that hold outputs.
+    /// Directories that are there when the command starts, beside those that hold outputs. A module can open them
+    /// by their absolute paths whatever its working directory is.
     pub directories: Vec<RelPath>,
 }
 

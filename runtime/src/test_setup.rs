@@ -78,7 +78,7 @@ pub(crate) fn replace(spec: &mut ActionSpec) -> Result<(), Failure> {
         spec.working_directory = directory;
     }
 
-    for name in [TMPDIR, OUTPUTS, ANNOTATIONS] {
+    for name in ["TEST_SRCDIR", TMPDIR, OUTPUTS, ANNOTATIONS] {
         let text = variables.get(name).map(str::to_owned);
         spec.directories.extend(text.map(|text| place(&text)).transpose()?);
     }
@@ -87,6 +87,8 @@ pub(crate) fn replace(spec: &mut ActionSpec) -> Result<(), Failure> {
         spec.directories.extend(text.map(|text| place(&text)).transpose()?.and_then(|file| file.parent()));
     }
     spec.directories.retain(|directory| !directory.is_root());
+    spec.directories.sort();
+    spec.directories.dedup();
 
     for name in PATHS {
         if let Some(text) = variables.get(name).map(str::to_owned) {
@@ -135,6 +137,7 @@ impl Variables {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use prost::Message as _;
     use wardian_proto::{Digest, DigestFunction, reapi};
     use wardian_store::backend::MemoryStore;
@@ -154,7 +157,7 @@ mod tests {
         let store = MemoryStore::new(1 << 20);
         let put = async |bytes: Vec<u8>| {
             let digest = DigestFunction::Sha256.digest(&bytes);
-            store.put_batch(vec![Upload::bytes(digest, bytes.into())]).await.remove(0).unwrap();
+            store.put_batch(vec![Upload::bytes(digest, Bytes::from(bytes))]).await.remove(0).unwrap();
             digest
         };
         let texts = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
@@ -202,7 +205,7 @@ mod tests {
         assert_eq!(spec.arguments, [&format!("/{RUNFILES}/garden/cpp/t"), "a", "--no_echo"]);
         assert_eq!(spec.working_directory.as_str(), format!("{RUNFILES}/garden"));
         let made: Vec<_> = spec.directories.iter().map(RelPath::as_str).collect();
-        assert_eq!(made, ["_tmp/7", "bazel-out/testlogs"]);
+        assert_eq!(made, ["_tmp/7", RUNFILES, "bazel-out/testlogs"]);
         let variables = Variables(spec.environment);
         for (name, value) in [
             ("TEST_SRCDIR", Some("/bazel-out/bin/cpp/t.runfiles")),
@@ -225,7 +228,7 @@ mod tests {
         let stays = [("TEST_SRCDIR", "/r"), ("RUNTEST_PRESERVE_CWD", "1")];
         let spec = read(&["x/test-setup.sh", "--no_echo", "./t", "b"], &BAZEL, &stays).await.unwrap();
         assert_eq!(spec.arguments, ["/r/t", "b"]);
-        assert!(spec.working_directory.is_root() && spec.directories.is_empty());
+        assert!(spec.working_directory.is_root() && spec.directories.len() == 1);
     }
 
     #[tokio::test]

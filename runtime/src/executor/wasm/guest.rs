@@ -56,6 +56,8 @@ pub(super) struct Run {
     pub(super) working_directory: RelPath,
     /// Directories that have to be there for the outputs.
     pub(super) made_directories: Vec<RelPath>,
+    /// Those of them that it is given by their absolute paths.
+    pub(super) named_directories: Vec<RelPath>,
     pub(super) action: Digest,
     pub(super) deadline: Deadline,
     pub(super) settings: WasmSettings,
@@ -86,6 +88,7 @@ impl Run {
             arguments: self.arguments,
             environment: self.environment,
             working_directory: self.working_directory,
+            named_directories: self.named_directories,
             action: self.action,
             clock: self.settings.clock,
             random: self.settings.random,
