@@ -133,7 +133,7 @@ pub(crate) fn walk_package(
     match &package.manifest().source {
         _ if package.is_built() => walk("package", open()?, limits, visit),
         Source::Npm { .. } | Source::Crate { .. } => walk("package", GzDecoder::new(open()?), limits, visit),
-        Source::Pypi { .. } => walk_zip(open()?, limits, visit),
+        Source::Pypi { .. } => walk_zip("package", open()?, limits, visit),
         Source::Dir { .. } => walk_folder(package.path(), limits, visit),
     }
 }
