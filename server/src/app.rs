@@ -21,11 +21,13 @@ use wardian_store::tree_pins::{TreePinLimits, TreePins};
 use wardian_toolchains::Registry;
 
 use crate::assets::Assets;
+use crate::auth::{Gate, Open, Tokens};
 use crate::config::Config;
 use crate::logs::LogStreams;
 use crate::services::{Context, SERVED, routes};
 use crate::stats::Sources;
 use crate::stores::Stores;
+use crate::tls::{self, Tls};
 use crate::web;
 
 /// Flow-control window of one stream, and of one connection: enough for a fast link at 20 ms.
@@ -66,6 +68,7 @@ pub struct Server {
     ticking: JoinHandle<()>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    tls: Option<Tls>,
     /// Ends with the server.
     _keeping: JoinSet<()>,
 }
@@ -74,6 +77,12 @@ impl Server {
     /// Opens the store, starts the worker, and returns once the port accepts connections.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         raise_open_files_limit();
+        config.check_exposure()?;
+        let tls = config.tls.clone().map(Tls::new).transpose()?;
+        let callers: Gate = match &config.tokens[..] {
+            [] => Arc::new(Open),
+            tokens => Arc::new(Tokens::new(tokens.to_vec())),
+        };
         std::fs::create_dir_all(&config.data)
             .with_context(|| format!("data folder {} cannot be made", config.data.display()))?;
         let listener = TcpListener::bind(config.listen)
@@ -133,10 +142,10 @@ impl Server {
         });
         let health = HealthReporter::new();
         set_health(&health, ServingStatus::Serving).await;
-        let router = web::add_pages(routes(context, health.clone()).await?, &address.to_string(), sources);
+        let router =
+            web::add_pages(routes(context, health.clone()).await?, &address.to_string(), sources, callers);
         let (stop, stopped) = oneshot::channel();
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let serving = tonic::transport::Server::builder()
+        let router = tonic::transport::Server::builder()
             .accept_http1(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -144,13 +153,23 @@ impl Server {
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .add_routes(router.into())
-            .serve_with_incoming_shutdown(incoming, async {
-                // An error means that the sender was dropped: stop then too.
-                let _ = stopped.await;
-            });
-        let serving = tokio::spawn(serving);
-        tracing::info!(%address, data = %config.data.display(), "serving");
+            .add_routes(router.into());
+        let stopped = async {
+            // An error means that the sender was dropped: stop then too.
+            let _ = stopped.await;
+        };
+        let serving = match &tls {
+            Some(tls) => {
+                let incoming = tls::incoming(listener, tls.clone());
+                tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped))
+            }
+            None => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped))
+            }
+        };
+        let (data, tokens) = (config.data.display(), config.tokens.len());
+        tracing::info!(%address, %data, tls = tls.is_some(), tokens, "serving");
         let _keeping = keeping;
         Ok(Self {
             address,
@@ -164,10 +183,16 @@ impl Server {
             stop,
             serving,
             _keeping,
+            tls,
         })
     }
 
     /// The address of the port.
+    /// Reads the certificates again; new connections see them. False when the server has none.
+    pub fn reload_certificates(&self) -> anyhow::Result<bool> {
+        self.tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true))
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.address
     }

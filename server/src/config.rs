@@ -13,10 +13,13 @@ use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
 use wardian_store::tree_pins::TreePinLimits;
 
 use crate::assets::AssetLimits;
-use crate::client::{ServerUrl, ServerUrlError};
+use crate::auth::{Token, parse_tokens};
+use crate::cli::read_token;
+use crate::client::{Access, ServerUrl, ServerUrlError};
 
 use crate::instance::{Instance, parse_functions, parse_instances};
 use crate::logs::LogLimits;
+use crate::tls::TlsSettings;
 
 /// The file that `config print` writes: every key with its default.
 pub const EXAMPLE: &str = include_str!("../wardian.example.toml");
@@ -29,6 +32,12 @@ const SECONDS_MAX: u64 = 365 * 24 * 3600;
 pub struct Config {
     /// The address of the one port.
     pub listen: SocketAddr,
+    /// Whether the port may be open to a network without TLS and tokens.
+    pub insecure: bool,
+    /// Certificates of the port; `None` is a port without TLS.
+    pub tls: Option<TlsSettings>,
+    /// What callers are known by; without any, everybody who reaches the port may everything.
+    pub tokens: Vec<Token>,
     /// The folder that holds everything the server keeps.
     pub data: PathBuf,
     /// The instances that are served.
@@ -67,8 +76,8 @@ pub struct RequestLimits {
 /// A CAS that the store keeps copies of, and that alone says what there is.
 #[derive(Clone, Debug)]
 pub struct RemoteStore {
-    /// Where it is; `None` when the store stands alone.
-    pub url: Option<ServerUrl>,
+    /// How it is reached; `None` when the store stands alone.
+    pub access: Option<Access>,
     /// The instance to use there.
     pub instance: InstanceName,
     /// How long it keeps what it reported present; zero when that is not known.
@@ -100,6 +109,9 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8980)),
             data: PathBuf::from("wardian-data"),
             instances: default_instances(&DigestFunctions::collision_resistant()),
+            insecure: false,
+            tls: None,
+            tokens: Vec::new(),
             action_cache_update: true,
             requests: RequestLimits {
                 batch_bytes_max: 4_000_000,
@@ -108,7 +120,7 @@ impl Default for Config {
             },
             store: SledOptions::default(),
             remote: RemoteStore {
-                url: None,
+                access: None,
                 instance: InstanceName::default(),
                 lease: SledOptions::default().lease,
             },
@@ -133,6 +145,33 @@ impl Config {
     /// What each instance may have of the queue.
     pub fn tenants(&self) -> Tenants {
         let named = self.instances.iter().map(|instance| (instance.name.clone(), instance.share)).collect();
+    /// Refuses a port that is open to a network while anybody there could read along or run code.
+    pub fn check_exposure(&self) -> anyhow::Result<()> {
+        if self.listen.ip().to_canonical().is_loopback() {
+            return Ok(());
+        }
+        let missing = match (&self.tls, &self.tokens[..]) {
+            (None, []) => "neither TLS nor tokens",
+            (None, _) => "no TLS",
+            (_, []) => "no tokens",
+            _ => return Ok(()),
+        };
+        if self.insecure {
+            tracing::warn!(
+                listen = %self.listen,
+                "the port is open to a network with {missing}: whoever can reach it may be able to run code here"
+            );
+            return Ok(());
+        }
+        anyhow::bail!(
+            "{} is no loopback address, and there are {missing}: anybody who can reach it could run code on this \
+             machine.\nSet `certificate` and `key` in the section [tls] of the configuration and make a token with \
+             `wardian token new`; or listen on 127.0.0.1; or, on a network where everybody is trusted, start with \
+             --insecure. docs/security.md has more.",
+            self.listen
+        )
+    }
+
         Tenants { named, ..Tenants::default() }
     }
 }
@@ -193,6 +232,10 @@ impl Config {
         let mut functions = DigestFunctions::collision_resistant();
         root.list("digest_functions", |names| {
             functions = parse_functions(names)?;
+        root.section("tls", |section| config.tls = tls(section));
+        root.section("auth", |section| {
+            section.array("tokens", |items| parse_tokens(items).map(|tokens| config.tokens = tokens));
+        });
             config.instances = default_instances(&functions);
             Ok(())
         });
@@ -216,11 +259,20 @@ impl Config {
             section.boolean("sync", &mut config.store.sync);
             let remote = &mut config.remote;
             section.text("remote", |text| {
-                let parsed = text.parse().map(|url| remote.url = Some(url));
+                let parsed = text.parse().map(|url: ServerUrl| remote.access = Some(url.into()));
                 parsed.map_err(|error: ServerUrlError| format!("cannot be used: {error}"))
             });
             section.text("remote_instance", |text| {
                 InstanceName::parse(text).map(|name| remote.instance = name).map_err(|e| e.to_string())
+            });
+            section.text("remote_tls_ca", |text| {
+                remote.access.as_mut().ok_or("needs `remote`")?.tls_ca = Some(text.into());
+                Ok(())
+            });
+            section.text("remote_token_file", |text| {
+                let token = read_token(Path::new(text)).map_err(|error| error.to_string())?;
+                remote.access.as_mut().ok_or("needs `remote`")?.token = Some(token);
+                Ok(())
             });
             section.seconds_or_none("remote_lease_seconds", &mut remote.lease);
         });
@@ -268,6 +320,26 @@ impl Config {
 fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
     section.text("name", |name| {
         worker.name = name.to_owned();
+fn tls(section: &mut Section<'_>) -> Option<TlsSettings> {
+    let mut path = |key| {
+        let mut path = None;
+        section.text(key, |text| {
+            path = Some(PathBuf::from(text));
+            Ok(())
+        });
+        path
+    };
+    let (certificate, key, client_ca) = (path("certificate"), path("key"), path("client_ca"));
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(TlsSettings { certificate, key, client_ca }),
+        (None, None) if client_ca.is_none() => None,
+        _ => {
+            section.problem("certificate", "`certificate` and `key` go together, and `client_ca` needs both");
+            None
+        }
+    }
+}
+
         if name.is_empty() { Err("is empty".into()) } else { Ok(()) }
     });
     section.count("slots", &mut worker.slots);
@@ -479,7 +551,7 @@ mod tests {
             [requests]
             batch_bytes_max = 0
             [store]
-            remote = "https://example:1"
+            remote = "ftp://example:1"
             remote_lease_seconds = -1
             [worker]
             slots = "many"
@@ -506,11 +578,37 @@ mod tests {
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:?}");
         }
-        assert_eq!(problems.len(), 11, "{problems:?}");
+        assert_eq!(problems.len(), 13, "{problems:?}");
+    }
+
+    #[test]
+    fn a_network_needs_tls_and_tokens_or_the_word() {
+        let config =
+            |listen: &str, more: &str| Config::parse(&format!("listen = {listen:?}\n{more}")).unwrap();
+        let tls = "[tls]\ncertificate = \"c\"\nkey = \"k\"\n";
+        let hash = crate::auth::sha256_hex("x");
+        let token = format!("[[auth.tokens]]\nname = \"x\"\nsha256 = \"{hash}\"\nrole = \"client\"\n");
+        let both = format!("{tls}{token}");
+        for (listen, more) in [("127.0.0.1:1", ""), ("[::1]:1", ""), ("0.0.0.0:1", &*both)] {
+            config(listen, more).check_exposure().unwrap();
+        }
+        for (more, word) in [("", "neither"), (tls, "no tokens"), (&*token, "no TLS")] {
+            let mut config = config("0.0.0.0:1", more);
+            let refusal = config.check_exposure().unwrap_err().to_string();
+            assert!(refusal.contains(word) && refusal.contains("wardian token new"), "{refusal}");
+            config.insecure = true;
+            config.check_exposure().unwrap();
+        }
     }
 
     #[test]
     fn broken_toml_says_where() {
         assert!(Config::parse("listen = ").unwrap_err()[0].contains("line 1"));
+            [tls]
+            key = "key.pem"
+            [auth]
+            tokens = [{ name = "x" }]
     }
 }
+            "tls.certificate:",
+            "auth.tokens:",

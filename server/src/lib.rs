@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod assets;
+pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -13,4 +14,5 @@ mod metrics;
 mod services;
 pub mod stats;
 mod stores;
+pub mod tls;
 mod web;

@@ -3,10 +3,11 @@
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, Version, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 
+use crate::auth::{Gate, gate};
 use crate::metrics::{CONTENT_TYPE, encode};
 use crate::stats::{STATS_PATH, Sources};
 
@@ -18,7 +19,7 @@ const PATHS: [&str; 4] = ["/", "/healthz", "/metrics", STATS_PATH];
 /// Adds the page and the numbers to the router of the gRPC services.
 ///
 /// `name` is the address that clients reach the server under; the page shows it in its examples.
-pub(crate) fn add_pages(router: Router, name: &str, sources: Sources) -> Router {
+pub(crate) fn add_pages(router: Router, name: &str, sources: Sources, callers: Gate) -> Router {
     let page = PAGE.replace("{address}", name).replace("{version}", env!("CARGO_PKG_VERSION"));
     let serve = move || async move {
         ([(header::CACHE_CONTROL, "no-cache"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Html(page))
@@ -35,6 +36,7 @@ pub(crate) fn add_pages(router: Router, name: &str, sources: Sources) -> Router 
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))
         .route(STATS_PATH, get(stats))
+        .layer(from_fn_with_state(callers, gate))
         .layer(from_fn(guard))
 }
 

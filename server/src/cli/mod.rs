@@ -21,9 +21,12 @@ mod run;
 mod serve;
 mod store;
 mod store_stats;
+mod token;
 mod toolchain;
 mod tree_view;
 mod usage;
+
+pub(crate) use args::read_token;
 
 /// How long work that nobody waits for any more may hold up the end of the process.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);
@@ -69,6 +72,7 @@ enum Command {
     /// Check or print the configuration.
     Config(config::ConfigArgs),
     Store(store::StoreArgs),
+    Token(token::TokenArgs),
     Toolchain(toolchain::ToolchainArgs),
     /// What a worker starts to compile a module.
     #[command(hide = true)]
@@ -141,6 +145,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns an error with its causes, each said once.
+        Command::Token(args) => token::token(args),
 fn explain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {

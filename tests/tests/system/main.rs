@@ -2,6 +2,7 @@
 //!
 //! One binary, because every further one would link the server again.
 
+mod access;
 mod action_cache;
 mod assets;
 mod audit;
@@ -30,6 +31,7 @@ mod reflection;
 mod requests;
 mod tiers;
 mod toolchains;
+mod tls;
 mod trees;
 mod uploads;
 mod wasm;
