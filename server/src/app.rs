@@ -101,6 +101,7 @@ impl Server {
             slots: config.worker.slots,
             memory_bytes: config.worker.memory_bytes,
             native: config.worker.native,
+            sandbox: config.worker.sandbox.clone(),
             properties: config.worker.properties.clone(),
             limits: config.worker.limits.clone(),
             compile: config.worker.compile,
@@ -182,17 +183,17 @@ impl Server {
             ticking,
             stop,
             serving,
-            _keeping,
             tls,
+            _keeping,
         })
     }
 
-    /// The address of the port.
     /// Reads the certificates again; new connections see them. False when the server has none.
     pub fn reload_certificates(&self) -> anyhow::Result<bool> {
         self.tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true))
     }
 
+    /// The address of the port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 use wardian_proto::{Digest, DigestFunctions, InstanceName};
-use wardian_runtime::{Baseline, CompileSettings, Limits};
+use wardian_runtime::{Baseline, CompileSettings, Limits, SandboxMode, SandboxSettings};
 use wardian_scheduler::{SchedulerLimits, Tenants};
 use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
 use wardian_store::tree_pins::TreePinLimits;
@@ -95,6 +95,8 @@ pub struct WorkerSettings {
     pub memory_bytes: Option<u64>,
     /// Whether actions that are not Wasm run as processes of this machine.
     pub native: bool,
+    /// How these are confined.
+    pub sandbox: SandboxSettings,
     /// Further platform properties it satisfies.
     pub properties: Vec<(String, String)>,
     /// Limits of each action.
@@ -107,11 +109,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8980)),
-            data: PathBuf::from("wardian-data"),
-            instances: default_instances(&DigestFunctions::collision_resistant()),
             insecure: false,
             tls: None,
             tokens: Vec::new(),
+            data: PathBuf::from("wardian-data"),
+            instances: default_instances(&DigestFunctions::collision_resistant()),
             action_cache_update: true,
             requests: RequestLimits {
                 batch_bytes_max: 4_000_000,
@@ -133,6 +135,7 @@ impl Default for Config {
                 slots: std::thread::available_parallelism().map_or(2, usize::from),
                 memory_bytes: None,
                 native: true,
+                sandbox: SandboxSettings::default(),
                 properties: Vec::new(),
                 limits: Limits::default(),
                 compile: CompileSettings::default(),
@@ -142,9 +145,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What each instance may have of the queue.
-    pub fn tenants(&self) -> Tenants {
-        let named = self.instances.iter().map(|instance| (instance.name.clone(), instance.share)).collect();
     /// Refuses a port that is open to a network while anybody there could read along or run code.
     pub fn check_exposure(&self) -> anyhow::Result<()> {
         if self.listen.ip().to_canonical().is_loopback() {
@@ -172,6 +172,9 @@ impl Config {
         )
     }
 
+    /// What each instance may have of the queue.
+    pub fn tenants(&self) -> Tenants {
+        let named = self.instances.iter().map(|instance| (instance.name.clone(), instance.share)).collect();
         Tenants { named, ..Tenants::default() }
     }
 }
@@ -229,13 +232,13 @@ impl Config {
             config.data = text.into();
             Ok(())
         });
-        let mut functions = DigestFunctions::collision_resistant();
-        root.list("digest_functions", |names| {
-            functions = parse_functions(names)?;
         root.section("tls", |section| config.tls = tls(section));
         root.section("auth", |section| {
             section.array("tokens", |items| parse_tokens(items).map(|tokens| config.tokens = tokens));
         });
+        let mut functions = DigestFunctions::collision_resistant();
+        root.list("digest_functions", |names| {
+            functions = parse_functions(names)?;
             config.instances = default_instances(&functions);
             Ok(())
         });
@@ -262,9 +265,6 @@ impl Config {
                 let parsed = text.parse().map(|url: ServerUrl| remote.access = Some(url.into()));
                 parsed.map_err(|error: ServerUrlError| format!("cannot be used: {error}"))
             });
-            section.text("remote_instance", |text| {
-                InstanceName::parse(text).map(|name| remote.instance = name).map_err(|e| e.to_string())
-            });
             section.text("remote_tls_ca", |text| {
                 remote.access.as_mut().ok_or("needs `remote`")?.tls_ca = Some(text.into());
                 Ok(())
@@ -273,6 +273,9 @@ impl Config {
                 let token = read_token(Path::new(text)).map_err(|error| error.to_string())?;
                 remote.access.as_mut().ok_or("needs `remote`")?.token = Some(token);
                 Ok(())
+            });
+            section.text("remote_instance", |text| {
+                InstanceName::parse(text).map(|name| remote.instance = name).map_err(|e| e.to_string())
             });
             section.seconds_or_none("remote_lease_seconds", &mut remote.lease);
         });
@@ -317,9 +320,6 @@ impl Config {
     }
 }
 
-fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
-    section.text("name", |name| {
-        worker.name = name.to_owned();
 fn tls(section: &mut Section<'_>) -> Option<TlsSettings> {
     let mut path = |key| {
         let mut path = None;
@@ -340,6 +340,9 @@ fn tls(section: &mut Section<'_>) -> Option<TlsSettings> {
     }
 }
 
+fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
+    section.text("name", |name| {
+        worker.name = name.to_owned();
         if name.is_empty() { Err("is empty".into()) } else { Ok(()) }
     });
     section.count("slots", &mut worker.slots);
@@ -356,6 +359,7 @@ fn tls(section: &mut Section<'_>) -> Option<TlsSettings> {
         worker.properties = entries.iter().map(split).collect::<Result<_, _>>()?;
         Ok(())
     });
+    section.section("sandbox", |section| sandbox(section, &mut worker.sandbox));
     section.section("limits", |section| {
         let limits = &mut worker.limits;
         section.seconds("action_timeout_seconds_max", &mut limits.action_timeout_max);
@@ -379,6 +383,28 @@ fn tls(section: &mut Section<'_>) -> Option<TlsSettings> {
         section.count("wasm_modules_loaded_max", &mut limits.wasm_modules_loaded_max);
     });
     section.section("compile", |section| compile(section, &mut worker.compile));
+}
+
+fn sandbox(section: &mut Section<'_>, sandbox: &mut SandboxSettings) {
+    section.text("mode", |word| {
+        let known = SandboxMode::WORDS.iter().find(|(name, _)| *name == word);
+        sandbox.mode = known.ok_or("is none of \"auto\", \"require\", \"none\"")?.1;
+        Ok(())
+    });
+    section.boolean("network", &mut sandbox.network);
+    section.list("read_only_paths", |paths| {
+        if let Some(path) = paths.iter().find(|path| !path.starts_with('/') || path.contains("/..")) {
+            return Err(format!("{path:?} is no absolute path"));
+        }
+        sandbox.read_only_paths = paths.iter().map(PathBuf::from).collect();
+        Ok(())
+    });
+    let (mut memory, mut seconds) = (0, 0);
+    section.number("memory_bytes_max", 1, i64::MAX as u64, &mut memory);
+    section.number("processes_max", 1, u64::from(u32::MAX), &mut sandbox.processes_max);
+    section.number("cpu_seconds_max", 1, SECONDS_MAX, &mut seconds);
+    sandbox.memory_bytes_max = (memory > 0).then_some(memory);
+    sandbox.cpu_max = (seconds > 0).then(|| Duration::from_secs(seconds));
 }
 
 fn compile(section: &mut Section<'_>, compile: &mut CompileSettings) {
@@ -558,6 +584,10 @@ mod tests {
             [worker.limits]
             stdout_byte_max = 5
             input_bytes_max = -1
+            [tls]
+            key = "key.pem"
+            [auth]
+            tokens = [{ name = "x" }]
             [worker.compile]
             baseline = "sometimes"
             trusted = ["clang"]
@@ -575,6 +605,8 @@ mod tests {
             "worker.limits.input_bytes_max:",
             "worker.compile.baseline:",
             "worker.compile.trusted:",
+            "tls.certificate:",
+            "auth.tokens:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:?}");
         }
@@ -604,11 +636,5 @@ mod tests {
     #[test]
     fn broken_toml_says_where() {
         assert!(Config::parse("listen = ").unwrap_err()[0].contains("line 1"));
-            [tls]
-            key = "key.pem"
-            [auth]
-            tokens = [{ name = "x" }]
     }
 }
-            "tls.certificate:",
-            "auth.tokens:",

@@ -80,6 +80,9 @@ enum Command {
         /// The worker's request.
         arguments: Vec<String>,
     },
+    /// What a worker starts to run a native command.
+    #[command(hide = true)]
+    RunNative,
     /// What a worker starts to run a component.
     #[command(hide = true)]
     RunComponent {
@@ -98,6 +101,11 @@ pub fn main() -> ExitCode {
     if let Command::RunComponent { .. } = &cli.command {
         // As above.
         return wardian_runtime::executor::wasm::component::run_child();
+    }
+    #[cfg(target_os = "linux")]
+    if matches!(cli.command, Command::RunNative) {
+        // Before there are threads: what it makes is for processes that have none.
+        return wardian_runtime::executor::native::run_child();
     }
     start_log(&cli.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -137,15 +145,15 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::demo(args).await,
         Command::Config(args) => config::config(args),
         Command::Store(args) => store::store(&cli.remote, args).await,
+        Command::Token(args) => token::token(args),
         Command::Toolchain(args) => toolchain::toolchain(&cli.remote, args).await,
-        Command::CompileModule { .. } | Command::RunComponent { .. } => {
+        Command::CompileModule { .. } | Command::RunComponent { .. } | Command::RunNative => {
             unreachable!("done before anything else")
         }
     }
 }
 
 /// Returns an error with its causes, each said once.
-        Command::Token(args) => token::token(args),
 fn explain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
