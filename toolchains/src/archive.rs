@@ -194,15 +194,7 @@ fn member<R: Read>(entry: &tar::Entry<'_, R>, name: &[u8]) -> Result<(RelPath, K
             let name = name.strip_suffix('/').unwrap_or(name);
             Ok((RelPath::parse(if name == "." { "" } else { name })?, Kind::Directory))
         }
-        EntryType::Symlink => {
-            let path = below_root(name)?;
-            let target = entry.link_name_bytes().unwrap_or_default();
-            let target = std::str::from_utf8(&target).map_err(|_| EntryProblem::NotText)?;
-            match why_no_link(&path, target) {
-                Some(why) => Err(EntryProblem::Link { target: target.chars().take(120).collect(), why }),
-                None => Ok((path, Kind::Symlink(target.to_owned()))),
-            }
-        }
+        EntryType::Symlink => symlink(below_root(name)?, &entry.link_name_bytes().unwrap_or_default()),
         EntryType::Link => Err(EntryProblem::Kind("a hard link")),
         EntryType::Char | EntryType::Block => Err(EntryProblem::Kind("a device")),
         EntryType::Fifo => Err(EntryProblem::Kind("a pipe")),
@@ -215,6 +207,15 @@ fn member<R: Read>(entry: &tar::Entry<'_, R>, name: &[u8]) -> Result<(RelPath, K
 pub(crate) fn below_root(name: &str) -> Result<RelPath, EntryProblem> {
     let path = RelPath::parse(name)?;
     if path.is_root() { Err(TreeBuildError::Root.into()) } else { Ok(path) }
+}
+
+/// A symlink that stays inside of its archive.
+pub(crate) fn symlink(path: RelPath, target: &[u8]) -> Result<(RelPath, Kind), EntryProblem> {
+    let target = std::str::from_utf8(target).map_err(|_| EntryProblem::NotText)?;
+    match why_no_link(&path, target) {
+        Some(why) => Err(EntryProblem::Link { target: target.chars().take(120).collect(), why }),
+        None => Ok((path, Kind::Symlink(target.to_owned()))),
+    }
 }
 
 /// Says why a symlink is refused, if it is.
@@ -243,9 +244,15 @@ fn why_no_link(path: &RelPath, target: &str) -> Option<&'static str> {
 }
 
 /// Reads until an allowance is used up. Whoever goes on reading then gets an error.
-struct Allowed<'a, R> {
-    reader: R,
-    allowance: &'a Cell<u64>,
+pub(crate) struct Allowed<'a, R> {
+    pub(crate) reader: R,
+    pub(crate) allowance: &'a Cell<u64>,
+}
+
+impl<R: io::Seek> io::Seek for Allowed<'_, R> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.reader.seek(to)
+    }
 }
 
 impl<R: Read> Read for Allowed<'_, R> {
@@ -253,9 +260,7 @@ impl<R: Read> Read for Allowed<'_, R> {
         let left = self.allowance.get();
         let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         if most == 0 && !buffer.is_empty() {
-            return Err(io::Error::other(format!(
-                "a member's header is larger than {HEADER_BYTES_MAX} bytes"
-            )));
+            return Err(io::Error::other("the headers of its members take more bytes than is allowed"));
         }
         let read = self.reader.read(&mut buffer[..most])?;
         self.allowance.set(left - read as u64);

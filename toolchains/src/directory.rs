@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek as _, Write as _};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write as _};
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
@@ -13,6 +13,7 @@ use wardian_proto::{Digest, DigestFunction, RelPath};
 use wardian_store::tree_builder::{BuiltTree, TreeBuilder};
 
 use crate::archive::{Kind, Member, MemberError, Totals, below, walk};
+use crate::other_packages::walk_zip;
 use crate::{EntryProblem, ImportError, ImportLimits};
 
 /// Files up to this size are handed on in memory.
@@ -45,23 +46,30 @@ pub struct DirectoryImport<'a> {
 }
 
 impl DirectoryImport<'_> {
-    /// Unpacks a tar archive, which may be compressed with gzip, zstd or xz, handing each file on once. `None` when
-    /// the archive has no such directory.
+    /// Unpacks a zip archive, or a tar archive, which may be compressed with gzip, zstd or xz, handing each file on
+    /// once. `None` when the archive has no such directory. Ends soon after `is_wanted` says no.
     pub fn unpack(
         &self,
-        archive: File,
+        mut archive: File,
+        is_wanted: impl Fn() -> bool,
         deliver: impl FnMut(ArchivedFile) -> Result<(), ImportError>,
     ) -> Result<Option<BuiltTree>, ImportError> {
         let broken = |source| ImportError::Archive { archive: self.name.to_owned(), source };
-        let reader = decoded(archive).map_err(broken)?;
+        let head = head(&mut archive).map_err(broken)?;
+        let reader = BufReader::new(Wanted { archive, is_wanted });
         let files = RefCell::new(Files { import: self, seen: HashSet::new(), deliver });
         let (mut tree, mut found) = (TreeBuilder::new(), self.directory.is_root());
-        walk(self.name, reader, (&self.limits, &Totals::default()), &mut |member| {
+        let mut visit = |member: Member<'_>| {
             let Some(path) = below_directory(&member.path, self.directory) else { return Ok(()) };
             found = true;
             below("names in a path", path.segments().count() as u64, self.limits.path_depth_max)?;
             place(&mut tree, &mut files.borrow_mut(), &path, member)
-        })?;
+        };
+        let bounds = (&self.limits, &Totals::default());
+        match head {
+            [b'P', b'K', 3, 4, ..] => walk_zip(self.name, reader, bounds, &mut visit)?,
+            _ => walk(self.name, decoded(&head, reader).map_err(broken)?, bounds, &mut visit)?,
+        }
         Ok(found.then(|| tree.build(self.function)))
     }
 }
@@ -102,8 +110,8 @@ fn below_directory(path: &RelPath, directory: &RelPath) -> Option<RelPath> {
     RelPath::parse(rest).ok()
 }
 
-/// Reads through whatever compression the first bytes tell.
-fn decoded(mut archive: File) -> io::Result<Box<dyn Read>> {
+/// The first bytes, which tell what kind of archive it is. They are read again.
+fn head(archive: &mut File) -> io::Result<[u8; 6]> {
     let mut head = [0; 6];
     let mut filled = 0;
     while filled < head.len() {
@@ -112,8 +120,15 @@ fn decoded(mut archive: File) -> io::Result<Box<dyn Read>> {
             read => filled += read,
         }
     }
+    if filled == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is empty"));
+    }
     archive.rewind()?;
-    let file = BufReader::new(archive);
+    Ok(head)
+}
+
+/// Reads through whatever compression the first bytes tell.
+fn decoded<'a>(head: &[u8], file: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match head {
         [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(file)),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
@@ -125,11 +140,30 @@ fn decoded(mut archive: File) -> io::Result<Box<dyn Read>> {
             let stream = Stream::new_stream_decoder(DECODER_BYTES_MAX, CONCATENATED)?;
             Box::new(XzDecoder::new_stream(file, stream))
         }
-        [b'P', b'K', 3, 4, ..] => {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "zip archives are not unpacked"));
-        }
         _ => Box::new(file),
     })
+}
+
+/// An archive for as long as somebody wants what is in it.
+struct Wanted<W> {
+    archive: File,
+    is_wanted: W,
+}
+
+impl<W: Fn() -> bool> Read for Wanted<W> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if (self.is_wanted)() {
+            self.archive.read(buffer)
+        } else {
+            Err(io::Error::other("nobody wants it any more"))
+        }
+    }
+}
+
+impl<W> Seek for Wanted<W> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.archive.seek(to)
+    }
 }
 
 struct Files<'a, D> {
@@ -189,6 +223,20 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
+    fn zip(members: &[(&str, &str)]) -> Vec<u8> {
+        let mut writer = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+        let options = zip::write::SimpleFileOptions::default();
+        for (path, content) in members {
+            if let Some(target) = content.strip_prefix("-> ") {
+                writer.add_symlink(*path, target, options).unwrap();
+            } else {
+                writer.start_file(*path, options.unix_permissions(0o644)).unwrap();
+                writer.write_all(content.as_bytes()).unwrap();
+            }
+        }
+        writer.finish().unwrap().into_inner()
+    }
+
     fn unpack(archive: &[u8], directory: &str, limits: ImportLimits) -> Result<Option<Digest>, ImportError> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(archive).unwrap();
@@ -200,7 +248,7 @@ mod tests {
             limits,
             spool: &std::env::temp_dir(),
         };
-        Ok(import.unpack(file, |_| Ok(()))?.map(|tree| tree.root))
+        Ok(import.unpack(file, || true, |_| Ok(()))?.map(|tree| tree.root))
     }
 
     fn root(members: &[(&str, &str)]) -> Option<Digest> {
@@ -217,12 +265,13 @@ mod tests {
         let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
         xz.write_all(&plain).unwrap();
         let zst = zstd::encode_all(&plain[..], 1).unwrap();
-        for packed in [gz.finish().unwrap(), xz.finish().unwrap(), zst] {
+        for packed in [gz.finish().unwrap(), xz.finish().unwrap(), zst, zip(&members)] {
             assert_eq!(unpack(&packed, "", ImportLimits::default()).unwrap(), expected);
             let cut = &packed[..packed.len() / 2];
             assert!(unpack(cut, "", ImportLimits::default()).is_err());
         }
         assert!(unpack(b"PK\x03\x04zip", "", ImportLimits::default()).is_err());
+        assert!(unpack(b"", "", ImportLimits::default()).is_err());
     }
 
     #[test]
@@ -242,7 +291,14 @@ mod tests {
         for members in [&[("l", "-> /etc")][..], &[("l", "-> ..")], &[("a", "1"), ("a", "2")]] {
             assert!(unpack(&tar(members), "", ImportLimits::default()).is_err(), "{members:?}");
         }
-        assert!(unpack(&tar(&[("a", "twelve bytes")]), "", limits).is_err());
+        for members in [&[("l", "-> /etc")][..], &[("l", "-> ..")], &[("../a", "1")]] {
+            assert!(unpack(&zip(members), "", ImportLimits::default()).is_err(), "{members:?}");
+        }
+        for archive in [tar(&[("a", "twelve bytes")]), zip(&[("a", "twelve bytes")])] {
+            assert!(unpack(&archive, "", limits).is_err());
+        }
+        let few = ImportLimits { entries_max: 1, ..ImportLimits::default() };
+        assert!(unpack(&zip(&[("a", "1"), ("b", "1")]), "", few).is_err());
         let mut escaping = tar(&[("aaaa", "x")]);
         escaping[..4].copy_from_slice(b"../a");
         assert!(unpack(&escaping, "", ImportLimits::default()).is_err());

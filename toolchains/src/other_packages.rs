@@ -1,38 +1,48 @@
 //! Packages that are no tar archives: wheels, which are zip archives, and folders. Member by member, within the
 //! same limits and with the same refusals.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use wardian_proto::RelPath;
+use wardian_proto::{PATH_BYTES_MAX, RelPath};
 
-use crate::archive::{Kind, Member, MemberError, Totals, at_entry, below, below_root};
+use crate::archive::{Allowed, Kind, Member, MemberError, Totals, at_entry, below, below_root, symlink};
 use crate::{EntryProblem, ImportError, ImportLimits};
 
 /// What a member is shown to.
 pub(crate) type Visit<'a> = dyn FnMut(Member<'_>) -> Result<(), MemberError> + 'a;
 
-/// Shows every member of a zip archive. `file` is counted as it is read.
-pub(crate) fn walk_zip<R: Read + io::Seek>(
-    file: R,
+/// Bytes of a zip archive that may be read before its members are known: to find its index, and for each member
+/// that it may have.
+const ZIP_END_BYTES_MAX: u64 = 1 << 20;
+const ZIP_INDEX_BYTES_PER_ENTRY: u64 = 128;
+
+/// Shows every member of a zip archive.
+pub(crate) fn walk_zip(
+    archive: &str,
+    file: impl Read + io::Seek,
     (limits, totals): (&ImportLimits, &Totals),
     visit: &mut Visit<'_>,
 ) -> Result<(), ImportError> {
-    let archive = "package";
     let broken = |source: zip::result::ZipError| ImportError::Archive {
         archive: archive.to_owned(),
         source: io::Error::other(source),
     };
-    let mut zip = zip::ZipArchive::new(file).map_err(broken)?;
+    // The zip crate holds the whole index in memory.
+    let index_bytes_max = limits.entries_max.saturating_mul(ZIP_INDEX_BYTES_PER_ENTRY);
+    let allowance = Cell::new(index_bytes_max.saturating_add(ZIP_END_BYTES_MAX));
+    let mut zip = zip::ZipArchive::new(Allowed { reader: file, allowance: &allowance }).map_err(broken)?;
+    allowance.set(u64::MAX);
     below("members of archives", zip.len() as u64, limits.entries_max)
         .map_err(|why| at_entry(archive, b"", why.into()))?;
     for index in 0..zip.len() {
-        let entry = zip.by_index(index).map_err(broken)?;
+        let mut entry = zip.by_index(index).map_err(broken)?;
         let (name, size) = (entry.name_raw().to_vec(), entry.size());
         let told = |error| at_entry(archive, &name, error);
         totals.count(size, limits).map_err(|why| told(why.into()))?;
-        let (path, kind) = zip_member(&name, &entry).map_err(|why| told(why.into()))?;
+        let (path, kind) = zip_member(&name, &mut entry).map_err(told)?;
         // One byte more, so that a member that is longer than it says is noticed.
         let mut data = entry.take(size.saturating_add(1));
         visit(Member { path, kind, data: &mut data }).map_err(told)?;
@@ -42,21 +52,29 @@ pub(crate) fn walk_zip<R: Read + io::Seek>(
 
 fn zip_member<R: Read>(
     name: &[u8],
-    entry: &zip::read::ZipFile<'_, R>,
-) -> Result<(RelPath, Kind), EntryProblem> {
+    entry: &mut zip::read::ZipFile<'_, R>,
+) -> Result<(RelPath, Kind), MemberError> {
     let name = std::str::from_utf8(name).map_err(|_| EntryProblem::NotText)?;
     if let Some(name) = name.strip_suffix('/') {
         return Ok((RelPath::parse(name)?, Kind::Directory));
     }
     if entry.encrypted() {
-        return Err(EntryProblem::Kind("encrypted"));
+        return Err(EntryProblem::Kind("encrypted").into());
     }
+    let path = below_root(name)?;
     let mode = entry.unix_mode().unwrap_or(0o644);
     // The kind of file, where the archive was made on Unix; zero means that it does not say.
-    if !matches!(mode & 0o170_000, 0 | 0o100_000) {
-        return Err(EntryProblem::Kind("no plain file"));
+    match mode & 0o170_000 {
+        0 | 0o100_000 => Ok((path, Kind::File { size: entry.size(), is_executable: mode & 0o111 != 0 })),
+        // The target is the content.
+        0o120_000 => {
+            let mut target = Vec::new();
+            let most = PATH_BYTES_MAX as u64 + 1;
+            entry.take(most).read_to_end(&mut target).map_err(MemberError::Io)?;
+            Ok(symlink(path, &target)?)
+        }
+        _ => Err(EntryProblem::Kind("no plain file").into()),
     }
-    Ok((below_root(name)?, Kind::File { size: entry.size(), is_executable: mode & 0o111 != 0 }))
 }
 
 /// Shows every file and directory below a folder, in the order of their names.

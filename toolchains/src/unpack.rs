@@ -107,7 +107,9 @@ impl<D: FnMut(Parcel) -> Result<(), ImportError>> Unpacking<D> {
             Source::Npm { .. } | Source::Crate { .. } => {
                 walk("package", GzDecoder::new(BufReader::new(open()?)), (limits, totals), &mut visit)?;
             }
-            Source::Pypi { .. } => walk_zip(BufReader::new(open()?), (limits, totals), &mut visit)?,
+            Source::Pypi { .. } => {
+                walk_zip("package", BufReader::new(open()?), (limits, totals), &mut visit)?;
+            }
             Source::Dir { .. } => walk_folder(package.path(), (limits, totals), &mut visit)?,
         }
         let modules = wanted.finish()?;

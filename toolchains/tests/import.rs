@@ -241,7 +241,7 @@ async fn a_long_name_cannot_fill_the_memory() {
     for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
         let tar = Tar::default().member(kind, "././@LongLink", "", &vec![b'a'; 1 << 20]).file("a", b"");
         let error = refusal(tar.end(), ImportLimits::default()).await;
-        assert!(error.to_string().contains("header is larger than 65536 bytes"), "{error}");
+        assert!(error.to_string().contains("the headers of its members take more bytes"), "{error}");
     }
     // One of sensible length is read.
     let name = format!("{}/b", "a".repeat(150));

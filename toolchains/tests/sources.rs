@@ -96,7 +96,7 @@ async fn members_that_lead_elsewhere_are_refused() {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
     zip.add_symlink("w/a.wasm", "/etc/passwd", SimpleFileOptions::default()).unwrap();
     let error = wheel(zip.finish().unwrap().into_inner(), "").await.unwrap_err();
-    assert!(matches!(&error, ImportError::Entry { why: EntryProblem::Kind(_), .. }), "{error}");
+    assert!(matches!(&error, ImportError::Entry { why: EntryProblem::Link { .. }, .. }), "{error}");
     let error = wheel(b"no archive".to_vec(), "").await.unwrap_err();
     assert!(matches!(error, ImportError::Archive { .. }), "{error}");
 }

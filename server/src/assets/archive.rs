@@ -38,7 +38,8 @@ pub(super) async fn store(
             spool: &spool,
         };
         let deliver = |file| sender.blocking_send(file).map_err(|_| ImportError::Abandoned);
-        let tree = import.unpack(archive, deliver).map_err(|error| refused(&error))?;
+        let tree =
+            import.unpack(archive, || !sender.is_closed(), deliver).map_err(|error| refused(&error))?;
         tree.ok_or_else(|| FetchError::NotFound(format!("the archive has no directory {directory}")))
     }));
     let stored = store_files(blobs, &mut files).await;

@@ -10,7 +10,7 @@ use tokio_util::io::ReaderStream;
 use wardian_proto::{Digest, DigestFunction};
 use wardian_store::{READ_CHUNK_BYTES, StoreError, Table, Upload};
 
-use super::{Answer, Asset, AssetsInner, FetchError, Kind, Wanted, archive, record};
+use super::{Answer, Asset, AssetsInner, FetchError, Kind, Wanted, archive, is_of_the_content, record};
 
 impl AssetsInner {
     /// Tries the URIs in order. The last one's error is the answer when none has the content.
@@ -27,23 +27,21 @@ impl AssetsInner {
             let fetched = tokio::time::timeout(left, self.fetch_from(&wanted, index, uri)).await;
             let late = || FetchError::TimedOut(format!("not done within {} s", time.as_secs()));
             match fetched.unwrap_or_else(|_| Err(late())) {
-                Ok(digest) => {
-                    let asset = self.remember(&wanted, uri, digest, since).await;
-                    return (uri.clone(), asset);
+                Ok(digest) => return (uri.clone(), Ok(self.remember(&wanted, uri, digest, since).await)),
+                Err(error) => {
+                    // What is wrong here is wrong for every mirror.
+                    let is_own = matches!(error, FetchError::Store(_));
+                    failed = (uri.clone(), error);
+                    if is_own {
+                        break;
+                    }
                 }
-                Err(error) => failed = (uri.clone(), error),
             }
         }
         (failed.0, Err(failed.1))
     }
 
-    async fn remember(
-        &self,
-        wanted: &Wanted,
-        uri: &str,
-        digest: Digest,
-        since: SystemTime,
-    ) -> Result<Asset, FetchError> {
+    async fn remember(&self, wanted: &Wanted, uri: &str, digest: Digest, since: SystemTime) -> Asset {
         let asset = Asset {
             digest,
             since,
@@ -55,9 +53,12 @@ impl AssetsInner {
         // What was given to somebody with a header is not for everybody, unless they know its checksum.
         if !wanted.qualifiers.has_secrets() || !wanted.qualifiers.checksums.is_empty() {
             let key = record::key(wanted, uri);
-            self.records.put(Table::Assets, &key, asset.encode(uri)).await?;
+            if let Err(error) = self.records.put(Table::Assets, &key, asset.encode()).await {
+                // The content is there all the same; the next who asks has it fetched again.
+                tracing::warn!(%digest, %error, "a fetched asset is not remembered");
+            }
         }
-        Ok(asset)
+        asset
     }
 
     async fn fetch_from(&self, wanted: &Wanted, index: usize, uri: &str) -> Result<Digest, FetchError> {
@@ -66,14 +67,30 @@ impl AssetsInner {
             Kind::Blob => self.store_file(wanted.function, file).await,
             Kind::Directory => {
                 let directory = wanted.qualifiers.directory.clone();
-                archive::store(&self.blobs, wanted.function, file, directory, self.folder.clone()).await
+                let root = archive::store(&self.blobs, wanted.function, file, directory, self.folder.clone())
+                    .await?;
+                self.check_tree(root).await?;
+                Ok(root)
             }
+        }
+    }
+
+    /// Refuses a tree that is larger than what is served, and one of which parts went while it was stored.
+    async fn check_tree(&self, root: Digest) -> Result<(), FetchError> {
+        match self.missing_of_tree(root).await {
+            Ok(missing) if missing.is_empty() => Ok(()),
+            Ok(missing) => {
+                let text = format!("{} blobs of the tree did not stay in the store", missing.len());
+                Err(FetchError::Store(tonic::Status::resource_exhausted(text)))
+            }
+            Err(error) if is_of_the_content(&error) => Err(FetchError::Exhausted(error.to_string())),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Brings content into a nameless file, and compares it with the checksums.
     async fn spool(&self, wanted: &Wanted, index: usize, uri: &str) -> Result<File, FetchError> {
-        let mut content = self.origins.get(uri, &wanted.qualifiers.headers_for(index)).await?;
+        let mut content = self.origins.get(uri, &wanted.qualifiers.headers_for(index, uri)).await?;
         let file = tempfile::tempfile_in(&self.folder).map_err(|error| spool_failed(&error))?;
         let mut file = tokio::fs::File::from_std(file);
         let checksums = &wanted.qualifiers.checksums;

@@ -178,7 +178,7 @@ impl Assets {
         if missing.is_empty() {
             for uri in &wanted.uris {
                 let key = record::key(wanted, uri);
-                self.shared.records.put(Table::Assets, &key, asset.encode(uri)).await?;
+                self.shared.records.put(Table::Assets, &key, asset.encode()).await?;
             }
         }
         Ok(missing)
@@ -234,10 +234,11 @@ impl Assets {
                 .boxed()
                 .shared();
         }
-        let (shared, own_key, first) = (Arc::clone(&self.shared), key.clone(), wanted.uris[0].clone());
+        let landing = Landing { shared: Arc::clone(&self.shared), key: key.clone() };
+        let first = wanted.uris[0].clone();
         let task = tokio::spawn(async move {
-            let answer = shared.fetch(wanted).await;
-            shared.flights.lock().expect("no code that holds this lock panics").remove(&own_key);
+            let answer = landing.shared.fetch(wanted).await;
+            drop(landing);
             answer
         });
         let flight = task
@@ -251,6 +252,18 @@ impl Assets {
             .shared();
         flights.insert(key, flight.clone());
         flight
+    }
+}
+
+/// Takes a fetch from the list of those that go on, however it ends.
+struct Landing {
+    shared: Arc<AssetsInner>,
+    key: Vec<u8>,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.shared.flights.lock().expect("no code that holds this lock panics").remove(&self.key);
     }
 }
 

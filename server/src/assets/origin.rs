@@ -27,8 +27,11 @@ use super::{AssetLimits, FetchError};
 /// Places that an origin may point on to, one after the other.
 const REDIRECTS_MAX: usize = 10;
 
-/// How long a connection may take to be there, TLS included.
+/// How long a connection to one address may take to be there, and TLS over it.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// Addresses of one host that are tried.
+const ADDRESSES_MAX: usize = 4;
 
 /// How long an origin may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -63,9 +66,11 @@ impl Origins {
         let first = parse(uri)?;
         let headers = checked(headers)?;
         let mut url = first.clone();
+        // An origin that was left has no way to get them back to itself.
+        let mut has_left = false;
         for _ in 0..=REDIRECTS_MAX {
-            let same = url.origin() == first.origin();
-            let response = self.ask(&url, if same { &headers } else { &[] }).await?;
+            has_left |= url.origin() != first.origin();
+            let response = self.ask(&url, if has_left { &[] } else { &headers }).await?;
             let host = url.host_str().unwrap_or_default().to_owned();
             match response.status() {
                 StatusCode::OK => return Ok(Content { body: response.into_body(), host }),
@@ -90,7 +95,7 @@ impl Origins {
                 "{host} is not among the origins of this server (setting assets.origins)"
             )));
         }
-        let stream = timed("connection", &host, CONNECT_TIME_MAX, self.connect(url, &host)).await?;
+        let stream = self.connect(url, &host).await?;
         let send = async {
             let (mut sender, connection) =
                 http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&host, &error))?;
@@ -124,8 +129,8 @@ impl Origins {
             Host::Ipv4(address) => ServerName::from(std::net::IpAddr::from(*address)),
             Host::Ipv6(address) => ServerName::from(std::net::IpAddr::from(*address)),
         };
-        let tls = self.tls.connect(name, tcp).await.map_err(|error| broken(host, &error))?;
-        Ok(Box::new(tls))
+        let tls = async { self.tls.connect(name, tcp).await.map_err(|error| broken(host, &error)) };
+        Ok(Box::new(timed("TLS", host, CONNECT_TIME_MAX, tls).await?))
     }
 
     /// Connects to the first address that may be used and answers.
@@ -134,18 +139,22 @@ impl Origins {
             Host::Ipv4(address) => vec![(*address, port).into()],
             Host::Ipv6(address) => vec![(*address, port).into()],
             Host::Domain(name) => {
-                let found = tokio::net::lookup_host((*name, port)).await;
-                found.map_err(|error| FetchError::NotFound(format!("{host}: {error}")))?.collect()
+                let found = async {
+                    let found = tokio::net::lookup_host((*name, port)).await;
+                    Ok(found.map_err(|error| broken(host, &error))?.collect())
+                };
+                timed("address", host, CONNECT_TIME_MAX, found).await?
             }
         };
         let allowed = |address: &&SocketAddr| self.limits.private_addresses || is_public(address.ip());
         let mut last = FetchError::Denied(format!(
             "{host} leads to an address that is not of the public internet (setting assets.private_addresses)"
         ));
-        for address in addresses.iter().filter(allowed) {
-            match TcpStream::connect(address).await {
+        for address in addresses.iter().filter(allowed).take(ADDRESSES_MAX) {
+            let connect = async { TcpStream::connect(address).await.map_err(|error| broken(host, &error)) };
+            match timed("connection", host, CONNECT_TIME_MAX, connect).await {
                 Ok(stream) => return Ok(stream),
-                Err(error) => last = broken(host, &error),
+                Err(error) => last = error,
             }
         }
         Err(last)
@@ -203,7 +212,7 @@ fn next(url: &Url, response: &Response<Incoming>) -> Result<Url, FetchError> {
     if url.scheme() == "https" && next.scheme() == "http" {
         return Err(FetchError::Denied("an origin points from https to http".into()));
     }
-    check(&next)?;
+    check(&next).map_err(|error| FetchError::Denied(format!("an origin points on to {error}")))?;
     Ok(next)
 }
 

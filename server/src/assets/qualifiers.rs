@@ -18,18 +18,27 @@ const RESOURCE_TYPE: &str = "resource_type";
 const CANONICAL_ID: &str = "bazel.canonical_id";
 const HEADER: &str = "http_header:";
 const HEADER_OF_URL: &str = "http_header_url:";
+const AUTH_HEADERS: &str = "bazel.auth_headers";
 
 /// The qualifiers of a request. Each name is there once.
 #[derive(Clone, Default)]
 pub(crate) struct Qualifiers {
     /// Those that say what the content is, by name; no secrets among them.
     pub(crate) public: BTreeMap<String, String>,
-    /// Headers for the origin, with the index of the URI they are for, or for all. Secrets.
-    headers: Vec<(Option<usize>, String, String)>,
+    /// Headers for the origin, name and value. Secrets.
+    headers: Vec<(HeaderFor, String, String)>,
     /// What the content's hash may be; empty for anything.
     pub(crate) checksums: Vec<Checksum>,
     /// The part of an archive that is asked for.
     pub(crate) directory: RelPath,
+}
+
+/// Which of a request's URIs a header is for. What is later here wins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum HeaderFor {
+    All,
+    Uri(String),
+    Index(usize),
 }
 
 /// One hash of a list as Subresource Integrity writes it.
@@ -72,7 +81,7 @@ impl Qualifiers {
 
     fn add(&mut self, name: &str, value: &str) -> Result<(), Status> {
         if let Some(header) = name.strip_prefix(HEADER) {
-            self.headers.push((None, header.to_owned(), value.to_owned()));
+            self.headers.push((HeaderFor::All, header.to_owned(), value.to_owned()));
             return Ok(());
         }
         if let Some(rest) = name.strip_prefix(HEADER_OF_URL) {
@@ -80,7 +89,11 @@ impl Qualifiers {
             let index = index.parse().map_err(|_| {
                 Status::invalid_argument(format!("{HEADER_OF_URL} is followed by INDEX:HEADER"))
             })?;
-            self.headers.push((Some(index), header.to_owned(), value.to_owned()));
+            self.headers.push((HeaderFor::Index(index), header.to_owned(), value.to_owned()));
+            return Ok(());
+        }
+        if name == AUTH_HEADERS {
+            self.headers.extend(auth_headers(value)?);
             return Ok(());
         }
         match name {
@@ -121,9 +134,9 @@ impl Qualifiers {
     }
 
     /// The headers for the URI at an index; those for it alone win over those for all.
-    pub(crate) fn headers_for(&self, index: usize) -> Vec<(&str, &str)> {
+    pub(crate) fn headers_for(&self, index: usize, uri: &str) -> Vec<(&str, &str)> {
         let mut headers: BTreeMap<String, (&str, &str)> = BTreeMap::new();
-        for wanted in [None, Some(index)] {
+        for wanted in [HeaderFor::All, HeaderFor::Uri(uri.to_owned()), HeaderFor::Index(index)] {
             for (at, name, value) in &self.headers {
                 if *at == wanted {
                     headers.insert(name.to_lowercase(), (name, value));
@@ -152,6 +165,31 @@ impl Qualifiers {
         let pairs = self.public.iter();
         pairs.map(|(name, value)| asset::Qualifier { name: name.clone(), value: value.clone() }).collect()
     }
+}
+
+/// Parses what Bazel sent before it had qualifiers for headers: an object of URIs, each with an object of headers.
+fn auth_headers(value: &str) -> Result<Vec<(HeaderFor, String, String)>, Status> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Values {
+        One(String),
+        Many(Vec<String>),
+    }
+    // The error of the parser may repeat what it read.
+    let parsed: BTreeMap<String, BTreeMap<String, Values>> = serde_json::from_str(value).map_err(|_| {
+        Status::invalid_argument(format!("qualifier {AUTH_HEADERS} is no JSON of URIs and headers"))
+    })?;
+    let headers = parsed.into_iter().flat_map(|(uri, headers)| {
+        headers.into_iter().flat_map(move |(name, values)| {
+            let values = match values {
+                Values::One(value) => vec![value],
+                Values::Many(values) => values,
+            };
+            let uri = uri.clone();
+            values.into_iter().map(move |value| (HeaderFor::Uri(uri.clone()), name.clone(), value))
+        })
+    });
+    Ok(headers.collect())
 }
 
 /// Parses hashes with white space between them. Functions that are not known are skipped, as browsers do.
@@ -217,12 +255,23 @@ mod tests {
             ("bazel.canonical_id", "id"),
         ])
         .unwrap();
-        assert_eq!(parsed.headers_for(0), [("Accept", "x"), ("Authorization", "general")]);
-        assert_eq!(parsed.headers_for(1), [("Accept", "x"), ("authorization", "special")]);
+        assert_eq!(parsed.headers_for(0, "u"), [("Accept", "x"), ("Authorization", "general")]);
+        assert_eq!(parsed.headers_for(1, "u"), [("Accept", "x"), ("authorization", "special")]);
         assert!(parsed.has_secrets());
         assert_eq!(parsed.to_wire().len(), 1, "answers repeat no secrets");
         parsed.check_supported(false).unwrap();
         assert!(parse(&[("http_header_url:x:A", "v")]).is_err());
+    }
+
+    #[test]
+    fn ast_19_older_bazels_say_headers_as_json() {
+        let json = r#"{"https://a/x": {"Authorization": "Basic 1", "Accept": ["y"]}}"#;
+        let parsed = parse(&[("bazel.auth_headers", json), ("http_header:Accept", "z")]).unwrap();
+        assert_eq!(parsed.headers_for(0, "https://a/x"), [("Accept", "y"), ("Authorization", "Basic 1")]);
+        assert_eq!(parsed.headers_for(0, "https://a/y"), [("Accept", "z")]);
+        assert!(parsed.to_wire().is_empty(), "answers repeat no secrets");
+        let refused = parse(&[("bazel.auth_headers", r#"{"https://a": "secret"}"#)]).err().unwrap();
+        assert!(!refused.message().contains("secret"));
     }
 
     #[test]

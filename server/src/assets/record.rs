@@ -24,11 +24,10 @@ pub(crate) struct Asset {
 
 impl Asset {
     /// The time it was made, then everything else as the API's own message.
-    pub(super) fn encode(&self, uri: &str) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         let since = self.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let wire = |digests: &[Digest]| digests.iter().map(Digest::to_wire).collect();
         let message = asset::PushBlobRequest {
-            uris: vec![uri.to_owned()],
             qualifiers: self.qualifiers.clone(),
             expire_at: self.expires_at.map(Into::into),
             blob_digest: Some(self.digest.to_wire()),
@@ -123,7 +122,7 @@ mod tests {
             references_blobs: vec![digest],
             references_directories: vec![],
         };
-        let bytes = asset.encode("urn:x");
+        let bytes = asset.encode();
         assert_eq!(Asset::decode(DigestFunction::Blake3, bytes.clone()), Some(asset));
         assert_eq!(Asset::decode(DigestFunction::Sha256, bytes.clone()), None);
         assert_eq!(Asset::decode(DigestFunction::Blake3, bytes.slice(..10)), None);

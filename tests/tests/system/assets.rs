@@ -213,9 +213,10 @@ async fn ast_08_a_blob_comes_from_the_first_mirror_that_has_it_and_is_remembered
 #[tokio::test(flavor = "multi_thread")]
 async fn ast_19_headers_go_to_the_origin_and_to_nobody_else() {
     let other = Origin::start(&[("/there", "200 OK", b"content")]).await;
-    let location: &'static str = format!("302 Found\r\nLocation: {}", other.uri("/there")).leak();
+    let to = |uri: String| -> &'static str { format!("302 Found\r\nLocation: {uri}").leak() };
     let origin = Origin::start(&[
-        ("/away", location, b""),
+        ("/away", to(other.uri("/there")), b""),
+        ("/user", "302 Found\r\nLocation: http://user:password@127.0.0.1/", b""),
         ("/near", "302 Found\r\nLocation: /here", b""),
         ("/here", "200 OK", b"content"),
     ])
@@ -231,10 +232,17 @@ async fn ast_19_headers_go_to_the_origin_and_to_nobody_else() {
         asked.iter().all(|text| text.contains("authorization: bearer secret") && text.contains("x-own: own"))
     );
     assert!(!other.asked()[0].to_lowercase().contains("secret"), "{:?}", other.asked());
+    // An origin that was left gets them no second time.
+    let back = Origin::start(&[("/back", to(origin.uri("/here")), b"")]).await;
+    let away = Origin::start(&[("/away", to(back.uri("/back")), b"")]).await;
+    assert_eq!(fetch_code(&server, &[away.uri("/away")], &secret).await, Code::Ok);
+    assert!(origin.asked().iter().filter(|text| !text.to_lowercase().contains("secret")).count() == 1);
+    assert_eq!(fetch_code(&server, &[origin.uri("/user")], &[]).await, Code::PermissionDenied);
+    let before = origin.asked().len();
     // What was given for a secret is not given to who has none, unless they know what it is.
     assert_eq!(fetch_code(&server, &[origin.uri("/here")], &secret).await, Code::Ok);
     assert_eq!(fetch_code(&server, &[origin.uri("/here")], &[]).await, Code::Ok);
-    assert_eq!(origin.asked().len(), 5);
+    assert_eq!(origin.asked().len(), before + 2);
     let bad = fetch(&server, wanted(&[origin.uri("/near")], &[("http_header:Host", "x")])).await;
     assert_eq!(code(&bad), Code::InvalidArgument);
 }
@@ -319,8 +327,20 @@ async fn ast_11_an_archive_becomes_a_tree() {
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gz.write_all(&tar.into_inner().unwrap()).unwrap();
     let archive = gz.finish().unwrap();
-    let origin =
-        Origin::start(&[("/a.tar.gz", "200 OK", &archive), ("/text", "200 OK", &[b'x'; 2000])]).await;
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let executable = zip::write::SimpleFileOptions::default().unix_permissions(0o755);
+    for (path, content) in [("top/src/a.c", "int a;"), ("top/README", "read me")] {
+        zip.start_file(path, executable).unwrap();
+        zip.write_all(content.as_bytes()).unwrap();
+    }
+    let zip = zip.finish().unwrap().into_inner();
+    let origin = Origin::start(&[
+        ("/a.tar.gz", "200 OK", &archive),
+        ("/a.zip", "200 OK", &zip),
+        ("/empty", "200 OK", b""),
+        ("/text", "200 OK", &[b'x'; 2000]),
+    ])
+    .await;
     let server = server().await;
     let (uri, sum) = (origin.uri("/a.tar.gz"), sri(&archive));
     let pairs = [("checksum.sri", sum.as_str()), ("directory", "top/src")];
@@ -336,10 +356,17 @@ async fn ast_11_an_archive_becomes_a_tree() {
         assert_eq!(server.get(file.digest.as_ref()).await, "int a;");
     }
     assert_eq!(origin.asked().len(), 1);
+    let trees = [
+        fetch_directory(&server, &uri, &[]).await,
+        fetch_directory(&server, &origin.uri("/a.zip"), &[]).await,
+    ];
+    assert!(trees[0].root_directory_digest.is_some());
+    assert_eq!(trees[0].root_directory_digest, trees[1].root_directory_digest);
     let code_of = async |uri: &str, pairs: &[(&str, &str)]| {
         Code::from(fetch_directory(&server, uri, pairs).await.status.unwrap().code)
     };
     assert_eq!(code_of(&uri, &[("directory", "none")]).await, Code::NotFound);
     assert_eq!(code_of(&origin.uri("/text"), &[]).await, Code::Aborted);
+    assert_eq!(code_of(&origin.uri("/empty"), &[]).await, Code::Aborted);
     server.assert_unharmed().await;
 }
