@@ -37,6 +37,8 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("wardian.v1.Toolchains", "ListToolchains", any(&[Verb::Execute, Verb::Admin])),
     ("wardian.v1.Toolchains", "GetToolchain", any(&[Verb::Execute, Verb::Admin])),
     ("wardian.v1.Toolchains", "*", any(&[Verb::Admin])),
+    ("wardian.v1.Workers", "Work", any(&[Verb::Worker])),
+    ("wardian.v1.Workers", "*", any(&[Verb::Admin])),
     ("grpc.reflection.v1.ServerReflection", "*", Needs::Caller),
     ("grpc.reflection.v1alpha.ServerReflection", "*", Needs::Caller),
     ("grpc.health.v1.Health", "*", Needs::Nothing),

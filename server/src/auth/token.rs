@@ -171,7 +171,13 @@ fn parse(table: &Table) -> Result<Token, String> {
     }
     let parse_instance = |name: &str| InstanceName::parse(name).map_err(|error| error.to_string());
     let instances = list("instances")?;
-    let instances = instances.map(|names| names.into_iter().map(parse_instance).collect()).transpose()?;
+    let instances: Option<Vec<_>> =
+        instances.map(|names| names.into_iter().map(parse_instance).collect()).transpose()?;
+    if instances.is_some() && verbs.has(Verb::Worker) {
+        return Err(
+            "a worker is given actions of every instance: a token with `worker` has no `instances`".into()
+        );
+    }
     Ok(Token { name: name.to_owned(), verbs, instances, hash })
 }
 
@@ -234,6 +240,10 @@ mod tests {
             (format!(r#"[{{ name = "a", sha256 = "{hash}", verbs = ["fly"] }}]"#), "none of find"),
             (format!(r#"[{{ name = "a", sha256 = "{hash}", role = "client", colour = 1 }}]"#), "unknown key"),
             (format!(r#"[{{ name = "a", sha256 = "{hash}", role = "client", instances = "" }}]"#), "list"),
+            (
+                format!(r#"[{{ name = "a", sha256 = "{hash}", role = "worker", instances = ["x"] }}]"#),
+                "every instance",
+            ),
             (
                 format!(
                     r#"[{{ name = "a", sha256 = "{hash}", role = "client" }}, {{ name = "b", sha256 = "{hash}", role = "worker" }}]"#
