@@ -13,6 +13,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
+use rustix::process::Resource;
+
 use super::file_system::{self, INPUT_ROOT};
 use super::system::{self, First, c_string, check};
 use super::tool;
@@ -217,15 +219,15 @@ fn close_streams() {
 
 fn limits(request: &Request) -> io::Result<()> {
     let bound = |max: u64| (max > 0).then_some(max);
-    system::limit(libc::RLIMIT_CORE, 0, 0)?;
+    system::limit(Resource::Core, 0, 0)?;
     if let Some(bytes) = bound(request.memory_bytes_max) {
-        system::limit(libc::RLIMIT_DATA, bytes, bytes)?;
+        system::limit(Resource::Data, bytes, bytes)?;
     }
     if let Some(processes) = bound(request.processes_max) {
-        system::limit(libc::RLIMIT_NPROC, processes, processes)?;
+        system::limit(Resource::Nproc, processes, processes)?;
     }
     if let Some(seconds) = bound(request.cpu_seconds_max) {
-        system::limit(libc::RLIMIT_CPU, seconds, seconds.saturating_add(CPU_SECONDS_MORE))?;
+        system::limit(Resource::Cpu, seconds, seconds.saturating_add(CPU_SECONDS_MORE))?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use libc::{c_int, c_ulong};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What a system call returned, as a result that says which call it was.
 pub(super) fn check(what: &str, returned: i64) -> io::Result<i64> {
@@ -152,13 +153,9 @@ pub(super) fn which_first(descriptor: c_int, child: libc::pid_t) -> io::Result<F
     Ok(if both[1].revents != 0 { First::Process } else { First::Descriptor })
 }
 
-pub(super) fn limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::Result<()> {
-    // SAFETY: the structures live until the calls return.
-    unsafe {
-        let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        check("getrlimit", libc::getrlimit(resource, &raw mut now).into())?;
-        let hard = hard.min(now.rlim_max);
-        let limit = libc::rlimit { rlim_cur: soft.min(hard), rlim_max: hard };
-        check("setrlimit", libc::setrlimit(resource, &raw const limit).into()).map(drop)
-    }
+/// Bounds what this process and those it becomes may use. What whoever started it left it may be less.
+pub(super) fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
+    let hard = getrlimit(resource).maximum.map_or(hard, |allowed| allowed.min(hard));
+    let limit = Rlimit { current: Some(soft.min(hard)), maximum: Some(hard) };
+    setrlimit(resource, limit).map_err(io::Error::from)
 }
