@@ -9,8 +9,6 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tonic::transport::server::TcpIncoming;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 use wardian_runtime::limits::raise_open_files_limit;
 use wardian_runtime::{DRAIN_TIME_MAX, TrustedModules, Worker, WorkerConfig};
 use wardian_scheduler::LocalQueue;
@@ -23,8 +21,9 @@ use wardian_toolchains::Registry;
 use crate::assets::Assets;
 use crate::auth::{Gate, Open, Tokens};
 use crate::config::Config;
+use crate::health::Health;
 use crate::logs::LogStreams;
-use crate::services::{Context, SERVED, routes};
+use crate::services::{Context, routes};
 use crate::stats::Sources;
 use crate::stores::Stores;
 use crate::tls::{self, Tls};
@@ -62,7 +61,7 @@ pub struct Server {
     queue: LocalQueue,
     logs: LogStreams,
     store: SledStore,
-    health: HealthReporter,
+    health: Health,
     trusted: TrustedModules,
     worker: JoinSet<()>,
     ticking: JoinHandle<()>,
@@ -90,6 +89,7 @@ impl Server {
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
         let Stores { local, blobs, records, meters, tiers } = Stores::open(&config).await?;
+        let records_probed = Arc::clone(&records);
         let folder = std::path::absolute(config.data.join("fetching"))?;
         let assets = Assets::new(records.clone(), blobs.clone(), folder, config.assets.clone())?;
         let chunks = Chunks::new(blobs.clone(), records.clone());
@@ -141,10 +141,11 @@ impl Server {
             requests: config.requests,
             limits: config.worker.limits,
         });
-        let health = HealthReporter::new();
-        set_health(&health, ServingStatus::Serving).await;
-        let router =
-            web::add_pages(routes(context, health.clone()).await?, &address.to_string(), sources, callers);
+        let health = Health::new().await;
+        let looking = health.clone().keep_looking(records_probed, queue.clone(), ticking.abort_handle());
+        keeping.spawn(looking);
+        let router = routes(context, health.reporter()).await?;
+        let router = web::add_pages(router, &address.to_string(), sources, health.clone(), callers);
         let (stop, stopped) = oneshot::channel();
         let router = tonic::transport::Server::builder()
             .accept_http1(true)
@@ -205,7 +206,7 @@ impl Server {
 
     /// Refuses new actions, lets running ones finish for a while, closes the port, flushes the store.
     pub async fn shutdown(mut self) -> anyhow::Result<()> {
-        set_health(&self.health, ServingStatus::NotServing).await;
+        self.health.shut_down().await;
         self.queue.shut_down();
         if !self.drained_within(DRAIN_TIME_MAX).await {
             tracing::warn!(running = self.queue.running(), "actions did not end in time and are stopped");
@@ -241,11 +242,5 @@ async fn keep(toolchains: Arc<Registry>) {
         if let Err(error) = toolchains.refresh().await {
             tracing::warn!(%error, "the registered toolchains could not be refreshed");
         }
-    }
-}
-
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in SERVED.iter().chain(&[""]) {
-        health.set_service_status(*service, status).await;
     }
 }

@@ -8,6 +8,7 @@ pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod health;
 pub mod instance;
 pub mod logs;
 mod metrics;
