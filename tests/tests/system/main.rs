@@ -2,6 +2,7 @@
 //!
 //! One binary, because every further one would link the server again.
 
+mod access;
 mod action_cache;
 mod assets;
 mod audit;
@@ -29,7 +30,9 @@ mod outputs;
 mod pins;
 mod reflection;
 mod requests;
+mod sandbox;
 mod tiers;
+mod tls;
 mod toolchains;
 mod trees;
 mod uploads;
