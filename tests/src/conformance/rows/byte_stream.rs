@@ -37,7 +37,7 @@ pub(super) const ROWS: &[Row] = &[
         .choice("another offset: INVALID_ARGUMENT"),
     must("BS-42", "offsets of encoded writes count the bytes sent, from where the first began"),
     stated("BS-43", "an upload is complete with `finish_write` and not before; nothing may follow it")
-        .choice("parts of uploads are not kept: the committed size is 0"),
+        .choice("parts of uploads are not kept: the committed size is 0; a message after the end is refused if it comes in time"),
     stated("BS-44", "the committed size is that of the blob; of an encoded one the bytes sent"),
     stated("BS-45", "a write of what is stored ends at once with OK, and -1 for an encoded one"),
     stated(
