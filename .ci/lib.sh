@@ -41,10 +41,10 @@ line() {
     return 1
 }
 
-# serve [OPTION...]: starts a server; its HOST:PORT is in $address and its process in $server.
+# serve [OPTION...]: starts a server over the folder $data; its HOST:PORT is in $address and its process in $server.
+data=$scratch/data
 serve() {
-    local data=("--data" "${data:-$scratch/data}")
-    "$wardian" serve --listen 127.0.0.1:0 "${data[@]}" "$@" > "$scratch/address" 2> "$scratch/server.log" &
+    "$wardian" serve --listen 127.0.0.1:0 --data "$data" "$@" > "$scratch/address" 2> "$scratch/server.log" &
     server=$!
     started "$server"
     address=$(line "$scratch/address" 's|^wardian serves grpc://\([^ ]*\).*|\1|p' "$server") ||
