@@ -4,6 +4,7 @@
 
 mod action;
 mod blob;
+pub mod conformance;
 pub mod corpus;
 mod ended;
 mod guest;

@@ -1,6 +1,5 @@
 //! Toolchains: what is registered by name, and what an action that names one really runs.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -13,6 +12,7 @@ use wardian_toolchains::{
 };
 
 use super::Context;
+use crate::auth::Caller;
 
 /// Bytes of the toolchains of one answer, which is not more than 4 MiB as a whole.
 const LIST_BYTES_MAX: usize = 1 << 20;
@@ -63,7 +63,8 @@ impl wardian::toolchains_server::Toolchains for Toolchains {
         &self,
         request: Request<wardian::PutToolchainRequest>,
     ) -> Result<Response<wardian::Toolchain>, Status> {
-        refuse_strangers(&request)?;
+        // A registered module runs at the baseline tier and is kept for good: that is for the operator to say.
+        Caller::of(&request)?.check_operates("the registry of toolchains")?;
         let wire = request.into_inner().toolchain;
         let wire = wire.ok_or_else(|| Status::invalid_argument("toolchain is missing"))?;
         let toolchain = Toolchain::from_wire(wire).map_err(|e| Status::invalid_argument(e.to_string()))?;
@@ -76,7 +77,8 @@ impl wardian::toolchains_server::Toolchains for Toolchains {
         &self,
         request: Request<wardian::RemoveToolchainRequest>,
     ) -> Result<Response<wardian::RemoveToolchainResponse>, Status> {
-        refuse_strangers(&request)?;
+        // A registered module runs at the baseline tier and is kept for good: that is for the operator to say.
+        Caller::of(&request)?.check_operates("the registry of toolchains")?;
         let wardian::RemoveToolchainRequest { name, version } = request.into_inner();
         self.0.toolchains.remove(&name, &version).await.map_err(registry_status)?;
         tracing::info!(name, version, "removed");
@@ -86,16 +88,6 @@ impl wardian::toolchains_server::Toolchains for Toolchains {
 
 fn label_of(toolchain: &wardian::Toolchain) -> String {
     format!("{}@{}", toolchain.name, toolchain.version)
-}
-
-/// A registered module runs at the baseline tier and is kept for good: that is for the operator to say. Until
-/// callers are known by name, those on this machine count as operators.
-fn refuse_strangers<T>(request: &Request<T>) -> Result<(), Status> {
-    let is_here = |address: IpAddr| address.to_canonical().is_loopback();
-    if request.remote_addr().is_some_and(|address| is_here(address.ip())) {
-        return Ok(());
-    }
-    Err(Status::permission_denied("toolchains are registered and removed from the server's own machine only"))
 }
 
 fn registry_status(error: RegistryError) -> Status {

@@ -2,6 +2,7 @@
 //!
 //! One binary, because every further one would link the server again.
 
+mod access;
 mod action_cache;
 mod assets;
 mod audit;
@@ -17,6 +18,7 @@ mod determinism;
 mod digest_functions;
 mod execution;
 mod hostile;
+mod hostile_clients;
 mod hostile_modules;
 mod inputs;
 mod lifecycle;
@@ -28,7 +30,9 @@ mod outputs;
 mod pins;
 mod reflection;
 mod requests;
+mod sandbox;
 mod tiers;
+mod tls;
 mod toolchains;
 mod trees;
 mod uploads;
