@@ -3,27 +3,31 @@
 # that Go's native tools give the same bytes. The wasip1 program then runs on the server.
 . "$(dirname "$0")/../lib.sh"
 toolchain go
-cp -r "$example"/{main.go,plants,list.txt} .
+mkdir src
+cp -r "$example"/{main.go,plants,list.txt} src
 
 # build TARGET: plants.a, main.a and main, in a folder named after the target.
 build() {
-  local target=$1 tool
-  local options=(--env "GOOS=${target%_*}" --env "GOARCH=${target#*_}")
+  local target=$1
+  local options=(--env "GOOS=${target%_*}" --env "GOARCH=${target#*_}" --working-directory src --output-root src)
+  # Programs of Go's learn from PWD where they are.
+  options+=(--env PWD=/src)
   local library=/opt/wardian/go/pkg/$target/importcfg
-  mkdir "$target"
+  mkdir "src/$target"
   echo "== $target"
-  run go "${options[@]}" -- compile -p example/plants -complete -pack -trimpath "/=>" -importcfg "$library" \
+  run go "${options[@]}" -- compile -p example/plants -complete -pack -trimpath "/src=>" -importcfg "$library" \
     -o "$target/plants.a" plants/plants.go
   # The library's list, and where the other package is.
-  sed "\$a packagefile example/plants=/$target/plants.a" "$scratch/tree$library" > "$target/importcfg"
-  run go "${options[@]}" -- compile -p main -complete -pack -trimpath "/=>" -importcfg "$target/importcfg" \
+  sed "\$a packagefile example/plants=$target/plants.a" "$scratch/tree$library" > "src/$target/importcfg"
+  run go "${options[@]}" -- compile -p main -complete -pack -trimpath "/src=>" -importcfg "$target/importcfg" \
     -o "$target/main.a" main.go
   run go "${options[@]}" -- link -importcfg "$target/importcfg" -buildmode=exe -o "$target/main" "$target/main.a"
 }
 
 # native TARGET: the same by the native tools, which are in the package that the toolchain is built of.
 native() {
-  local target=$1 library=$scratch/tree/opt/wardian/go/pkg/$1/importcfg tools=$scratch/native/go/pkg/tool/linux_amd64 name
+  local target=$1 library=$scratch/tree/opt/wardian/go/pkg/$1/importcfg name
+  local tools=$scratch/native/go/pkg/tool/linux_amd64
   mkdir -p "native/$target"
   export GOOS=${target%_*} GOARCH=${target#*_}
   sed "s|=/opt/|=$scratch/tree/opt/|" "$library" > "native/$target/importcfg"
@@ -45,12 +49,15 @@ run go --output opt/wardian/go/pkg --output-root "$scratch/tree" -- compile -V
 build wasip1_wasm
 build linux_amd64
 
+cd src
 echo "== main, for wasip1, on the server"
 cp wasip1_wasm/main plants.wasm
 run - --output beds.json -- ./plants.wasm list.txt beds.json
 
 if [[ $(uname -sm) == "Linux x86_64" ]]; then
   echo "== main, for linux/amd64, here"
+  # A tool under WASI cannot make a file executable.
+  chmod +x linux_amd64/main
   linux_amd64/main list.txt beds-linux.json
   cmp beds.json beds-linux.json || die "the two programs do not agree"
   echo "== the native tools"
