@@ -12,7 +12,7 @@ use wardian_scheduler::{Assignment, Offer, WorkQueue, WorkerId};
 use wardian_store::{BlobStore, Upload};
 
 use crate::action::{self, ActionSpec};
-use crate::executor::native::NativeExecutor;
+use crate::executor::native::{NativeExecutor, SandboxSettings};
 use crate::executor::wasm::compile::{CompileSettings, TrustedModules};
 use crate::executor::wasm::{WasmExecutor, usage};
 use crate::executor::{Executor, Files, Finished, Layout, Outcome, Task};
@@ -42,6 +42,8 @@ pub struct WorkerConfig {
     pub memory_bytes: Option<u64>,
     /// Whether actions that are not Wasm are run as processes of this machine.
     pub native: bool,
+    /// How these are confined.
+    pub sandbox: SandboxSettings,
     /// Further properties to offer, such as `pool=large`.
     pub properties: Vec<(String, String)>,
     /// Limits of each action.
@@ -71,7 +73,10 @@ impl Worker {
         let compiled = config.folder.join("compiled");
         let wasm =
             WasmExecutor::new(&compiled, Arc::clone(&store), config.slots, &config.limits, &config.compile)?;
-        let native = config.native.then(|| NativeExecutor::new(&config.limits));
+        let staged = config.folder.join("staged");
+        let native =
+            || NativeExecutor::new(&config.limits, &config.sandbox, &config.compile.program, &staged);
+        let native = config.native.then(native).transpose()?;
         Ok(Self { config, store, queue, wasm, native, logs: Arc::new(NoLogs) })
     }
 
@@ -91,9 +96,12 @@ impl Worker {
         let mut add = |name: &str, value: &str| properties.entry(name.into()).or_default().push(value.into());
         add("OSFamily", "wasi");
         add("ISA", "wasm32");
-        if self.native.is_some() {
+        if let Some(native) = &self.native {
             add("OSFamily", os_family());
             add("ISA", isa());
+            for (name, value) in native.properties() {
+                add(name, value);
+            }
         }
         for (name, value) in &self.config.properties {
             add(name, value);
@@ -203,6 +211,7 @@ impl Worker {
             Outcome::Exited(finished) => (finished, None),
             Outcome::CutShort(finished, failure) => (finished, Some(failure)),
         };
+        progress.message = finished.remark.take().unwrap_or_default();
         progress.metadata.execution_completed_timestamp = now();
         progress.metadata.virtual_execution_duration = finished.duration.try_into().ok();
         progress.metadata.output_upload_start_timestamp = now();
@@ -239,7 +248,7 @@ impl Worker {
                 let input = InputRoot::read(store, spec.input_root, limits).await?;
                 let staged = Staged::new(&folder)?;
                 input.stage(store, staged.path(), limits).await?;
-                make_directories(staged.path(), spec.outputs.parents()).await?;
+                make_directories(staged.path(), spec.made_directories()).await?;
                 Ok(Files::Staged(staged))
             }
         }
@@ -347,6 +356,8 @@ struct Progress<'a> {
     metadata: reapi::ExecutedActionMetadata,
     /// Names of the streams of the running command.
     streams: Option<prost_types::Any>,
+    /// What whoever started the action should know.
+    message: String,
 }
 
 impl<'a> Progress<'a> {
@@ -357,7 +368,7 @@ impl<'a> Progress<'a> {
             worker_start_timestamp: now(),
             ..Default::default()
         };
-        Self { worker, assignment, metadata, streams: None }
+        Self { worker, assignment, metadata, streams: None, message: String::new() }
     }
 
     /// Tells whoever waits what happens now, as a `google.protobuf.StringValue`.
@@ -401,6 +412,7 @@ impl<'a> Progress<'a> {
         reapi::ExecuteResponse {
             result: result.map(|r| reapi::ActionResult { execution_metadata: Some(metadata), ..r }),
             status: Some(failure.as_ref().map_or_else(ok, Failure::to_status)),
+            message: self.message,
             ..Default::default()
         }
     }

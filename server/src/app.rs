@@ -9,8 +9,6 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tonic::transport::server::TcpIncoming;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 use wardian_runtime::limits::raise_open_files_limit;
 use wardian_runtime::{DRAIN_TIME_MAX, TrustedModules, Worker, WorkerConfig};
 use wardian_scheduler::LocalQueue;
@@ -21,11 +19,14 @@ use wardian_store::tree_pins::{TreePinLimits, TreePins};
 use wardian_toolchains::Registry;
 
 use crate::assets::Assets;
+use crate::auth::{Gate, Open, Tokens};
 use crate::config::Config;
+use crate::health::Health;
 use crate::logs::LogStreams;
-use crate::services::{Context, SERVED, routes};
+use crate::services::{Context, routes};
 use crate::stats::Sources;
 use crate::stores::Stores;
+use crate::tls::{self, Tls};
 use crate::web;
 
 /// Flow-control window of one stream, and of one connection: enough for a fast link at 20 ms.
@@ -60,12 +61,13 @@ pub struct Server {
     queue: LocalQueue,
     logs: LogStreams,
     store: SledStore,
-    health: HealthReporter,
+    health: Health,
     trusted: TrustedModules,
     worker: JoinSet<()>,
     ticking: JoinHandle<()>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    tls: Option<Tls>,
     /// Ends with the server.
     _keeping: JoinSet<()>,
 }
@@ -74,6 +76,12 @@ impl Server {
     /// Opens the store, starts the worker, and returns once the port accepts connections.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         raise_open_files_limit();
+        config.check_exposure()?;
+        let tls = config.tls.clone().map(Tls::new).transpose()?;
+        let callers: Gate = match &config.tokens[..] {
+            [] => Arc::new(Open),
+            tokens => Arc::new(Tokens::new(tokens.to_vec())),
+        };
         std::fs::create_dir_all(&config.data)
             .with_context(|| format!("data folder {} cannot be made", config.data.display()))?;
         let listener = TcpListener::bind(config.listen)
@@ -81,6 +89,7 @@ impl Server {
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
         let Stores { local, blobs, records, meters, tiers } = Stores::open(&config).await?;
+        let records_probed = Arc::clone(&records);
         let folder = std::path::absolute(config.data.join("fetching"))?;
         let assets = Assets::new(records.clone(), blobs.clone(), folder, config.assets.clone())?;
         let chunks = Chunks::new(blobs.clone(), records.clone());
@@ -92,6 +101,7 @@ impl Server {
             slots: config.worker.slots,
             memory_bytes: config.worker.memory_bytes,
             native: config.worker.native,
+            sandbox: config.worker.sandbox.clone(),
             properties: config.worker.properties.clone(),
             limits: config.worker.limits.clone(),
             compile: config.worker.compile,
@@ -131,12 +141,13 @@ impl Server {
             requests: config.requests,
             limits: config.worker.limits,
         });
-        let health = HealthReporter::new();
-        set_health(&health, ServingStatus::Serving).await;
-        let router = web::add_pages(routes(context, health.clone()).await?, &address.to_string(), sources);
+        let health = Health::new().await;
+        let looking = health.clone().keep_looking(records_probed, queue.clone(), ticking.abort_handle());
+        keeping.spawn(looking);
+        let router = routes(context, health.reporter()).await?;
+        let router = web::add_pages(router, &address.to_string(), sources, health.clone(), callers);
         let (stop, stopped) = oneshot::channel();
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let serving = tonic::transport::Server::builder()
+        let router = tonic::transport::Server::builder()
             .accept_http1(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -144,13 +155,23 @@ impl Server {
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .add_routes(router.into())
-            .serve_with_incoming_shutdown(incoming, async {
-                // An error means that the sender was dropped: stop then too.
-                let _ = stopped.await;
-            });
-        let serving = tokio::spawn(serving);
-        tracing::info!(%address, data = %config.data.display(), "serving");
+            .add_routes(router.into());
+        let stopped = async {
+            // An error means that the sender was dropped: stop then too.
+            let _ = stopped.await;
+        };
+        let serving = match &tls {
+            Some(tls) => {
+                let incoming = tls::incoming(listener, tls.clone());
+                tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped))
+            }
+            None => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped))
+            }
+        };
+        let (data, tokens) = (config.data.display(), config.tokens.len());
+        tracing::info!(%address, %data, tls = tls.is_some(), tokens, "serving");
         let _keeping = keeping;
         Ok(Self {
             address,
@@ -163,8 +184,14 @@ impl Server {
             ticking,
             stop,
             serving,
+            tls,
             _keeping,
         })
+    }
+
+    /// Reads the certificates again; new connections see them. False when the server has none.
+    pub fn reload_certificates(&self) -> anyhow::Result<bool> {
+        self.tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true))
     }
 
     /// The address of the port.
@@ -179,7 +206,7 @@ impl Server {
 
     /// Refuses new actions, lets running ones finish for a while, closes the port, flushes the store.
     pub async fn shutdown(mut self) -> anyhow::Result<()> {
-        set_health(&self.health, ServingStatus::NotServing).await;
+        self.health.shut_down().await;
         self.queue.shut_down();
         if !self.drained_within(DRAIN_TIME_MAX).await {
             tracing::warn!(running = self.queue.running(), "actions did not end in time and are stopped");
@@ -215,11 +242,5 @@ async fn keep(toolchains: Arc<Registry>) {
         if let Err(error) = toolchains.refresh().await {
             tracing::warn!(%error, "the registered toolchains could not be refreshed");
         }
-    }
-}
-
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in SERVED.iter().chain(&[""]) {
-        health.set_service_status(*service, status).await;
     }
 }

@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 use wardian_proto::{Digest, DigestFunctions, InstanceName};
-use wardian_runtime::{Baseline, CompileSettings, Limits};
+use wardian_runtime::{Baseline, CompileSettings, Limits, SandboxMode, SandboxSettings};
 use wardian_scheduler::{SchedulerLimits, Tenants};
 use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
 use wardian_store::tree_pins::TreePinLimits;
 
 use crate::assets::AssetLimits;
-use crate::client::{ServerUrl, ServerUrlError};
+use crate::auth::{Token, parse_tokens};
+use crate::cli::read_token;
+use crate::client::{Access, ServerUrl, ServerUrlError};
 
 use crate::instance::{Instance, parse_functions, parse_instances};
 use crate::logs::LogLimits;
+use crate::tls::TlsSettings;
 
 /// The file that `config print` writes: every key with its default.
 pub const EXAMPLE: &str = include_str!("../wardian.example.toml");
@@ -29,6 +32,12 @@ const SECONDS_MAX: u64 = 365 * 24 * 3600;
 pub struct Config {
     /// The address of the one port.
     pub listen: SocketAddr,
+    /// Whether the port may be open to a network without TLS and tokens.
+    pub insecure: bool,
+    /// Certificates of the port; `None` is a port without TLS.
+    pub tls: Option<TlsSettings>,
+    /// What callers are known by; without any, everybody who reaches the port may everything.
+    pub tokens: Vec<Token>,
     /// The folder that holds everything the server keeps.
     pub data: PathBuf,
     /// The instances that are served.
@@ -67,8 +76,8 @@ pub struct RequestLimits {
 /// A CAS that the store keeps copies of, and that alone says what there is.
 #[derive(Clone, Debug)]
 pub struct RemoteStore {
-    /// Where it is; `None` when the store stands alone.
-    pub url: Option<ServerUrl>,
+    /// How it is reached; `None` when the store stands alone.
+    pub access: Option<Access>,
     /// The instance to use there.
     pub instance: InstanceName,
     /// How long it keeps what it reported present; zero when that is not known.
@@ -86,6 +95,8 @@ pub struct WorkerSettings {
     pub memory_bytes: Option<u64>,
     /// Whether actions that are not Wasm run as processes of this machine.
     pub native: bool,
+    /// How these are confined.
+    pub sandbox: SandboxSettings,
     /// Further platform properties it satisfies.
     pub properties: Vec<(String, String)>,
     /// Limits of each action.
@@ -98,6 +109,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8980)),
+            insecure: false,
+            tls: None,
+            tokens: Vec::new(),
             data: PathBuf::from("wardian-data"),
             instances: default_instances(&DigestFunctions::collision_resistant()),
             action_cache_update: true,
@@ -108,7 +122,7 @@ impl Default for Config {
             },
             store: SledOptions::default(),
             remote: RemoteStore {
-                url: None,
+                access: None,
                 instance: InstanceName::default(),
                 lease: SledOptions::default().lease,
             },
@@ -121,6 +135,7 @@ impl Default for Config {
                 slots: std::thread::available_parallelism().map_or(2, usize::from),
                 memory_bytes: None,
                 native: true,
+                sandbox: SandboxSettings::default(),
                 properties: Vec::new(),
                 limits: Limits::default(),
                 compile: CompileSettings::default(),
@@ -130,6 +145,33 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Refuses a port that is open to a network while anybody there could read along or run code.
+    pub fn check_exposure(&self) -> anyhow::Result<()> {
+        if self.listen.ip().to_canonical().is_loopback() {
+            return Ok(());
+        }
+        let missing = match (&self.tls, &self.tokens[..]) {
+            (None, []) => "neither TLS nor tokens",
+            (None, _) => "no TLS",
+            (_, []) => "no tokens",
+            _ => return Ok(()),
+        };
+        if self.insecure {
+            tracing::warn!(
+                listen = %self.listen,
+                "the port is open to a network with {missing}: whoever can reach it may be able to run code here"
+            );
+            return Ok(());
+        }
+        anyhow::bail!(
+            "{} is no loopback address, and there are {missing}: anybody who can reach it could run code on this \
+             machine.\nSet `certificate` and `key` in the section [tls] of the configuration and make a token with \
+             `wardian token new`; or listen on 127.0.0.1; or, on a network where everybody is trusted, start with \
+             --insecure. docs/security.md has more.",
+            self.listen
+        )
+    }
+
     /// What each instance may have of the queue.
     pub fn tenants(&self) -> Tenants {
         let named = self.instances.iter().map(|instance| (instance.name.clone(), instance.share)).collect();
@@ -190,6 +232,10 @@ impl Config {
             config.data = text.into();
             Ok(())
         });
+        root.section("tls", |section| config.tls = tls(section));
+        root.section("auth", |section| {
+            section.array("tokens", |items| parse_tokens(items).map(|tokens| config.tokens = tokens));
+        });
         let mut functions = DigestFunctions::collision_resistant();
         root.list("digest_functions", |names| {
             functions = parse_functions(names)?;
@@ -216,8 +262,17 @@ impl Config {
             section.boolean("sync", &mut config.store.sync);
             let remote = &mut config.remote;
             section.text("remote", |text| {
-                let parsed = text.parse().map(|url| remote.url = Some(url));
+                let parsed = text.parse().map(|url: ServerUrl| remote.access = Some(url.into()));
                 parsed.map_err(|error: ServerUrlError| format!("cannot be used: {error}"))
+            });
+            section.text("remote_tls_ca", |text| {
+                remote.access.as_mut().ok_or("needs `remote`")?.tls_ca = Some(text.into());
+                Ok(())
+            });
+            section.text("remote_token_file", |text| {
+                let token = read_token(Path::new(text)).map_err(|error| error.to_string())?;
+                remote.access.as_mut().ok_or("needs `remote`")?.token = Some(token);
+                Ok(())
             });
             section.text("remote_instance", |text| {
                 InstanceName::parse(text).map(|name| remote.instance = name).map_err(|e| e.to_string())
@@ -265,6 +320,26 @@ impl Config {
     }
 }
 
+fn tls(section: &mut Section<'_>) -> Option<TlsSettings> {
+    let mut path = |key| {
+        let mut path = None;
+        section.text(key, |text| {
+            path = Some(PathBuf::from(text));
+            Ok(())
+        });
+        path
+    };
+    let (certificate, key, client_ca) = (path("certificate"), path("key"), path("client_ca"));
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(TlsSettings { certificate, key, client_ca }),
+        (None, None) if client_ca.is_none() => None,
+        _ => {
+            section.problem("certificate", "`certificate` and `key` go together, and `client_ca` needs both");
+            None
+        }
+    }
+}
+
 fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
     section.text("name", |name| {
         worker.name = name.to_owned();
@@ -284,6 +359,7 @@ fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
         worker.properties = entries.iter().map(split).collect::<Result<_, _>>()?;
         Ok(())
     });
+    section.section("sandbox", |section| sandbox(section, &mut worker.sandbox));
     section.section("limits", |section| {
         let limits = &mut worker.limits;
         section.seconds("action_timeout_seconds_max", &mut limits.action_timeout_max);
@@ -307,6 +383,28 @@ fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
         section.count("wasm_modules_loaded_max", &mut limits.wasm_modules_loaded_max);
     });
     section.section("compile", |section| compile(section, &mut worker.compile));
+}
+
+fn sandbox(section: &mut Section<'_>, sandbox: &mut SandboxSettings) {
+    section.text("mode", |word| {
+        let known = SandboxMode::WORDS.iter().find(|(name, _)| *name == word);
+        sandbox.mode = known.ok_or("is none of \"auto\", \"require\", \"none\"")?.1;
+        Ok(())
+    });
+    section.boolean("network", &mut sandbox.network);
+    section.list("read_only_paths", |paths| {
+        if let Some(path) = paths.iter().find(|path| !path.starts_with('/') || path.contains("/..")) {
+            return Err(format!("{path:?} is no absolute path"));
+        }
+        sandbox.read_only_paths = paths.iter().map(PathBuf::from).collect();
+        Ok(())
+    });
+    let (mut memory, mut seconds) = (0, 0);
+    section.number("memory_bytes_max", 1, i64::MAX as u64, &mut memory);
+    section.number("processes_max", 1, u64::from(u32::MAX), &mut sandbox.processes_max);
+    section.number("cpu_seconds_max", 1, SECONDS_MAX, &mut seconds);
+    sandbox.memory_bytes_max = (memory > 0).then_some(memory);
+    sandbox.cpu_max = (seconds > 0).then(|| Duration::from_secs(seconds));
 }
 
 fn compile(section: &mut Section<'_>, compile: &mut CompileSettings) {
@@ -479,13 +577,17 @@ mod tests {
             [requests]
             batch_bytes_max = 0
             [store]
-            remote = "https://example:1"
+            remote = "ftp://example:1"
             remote_lease_seconds = -1
             [worker]
             slots = "many"
             [worker.limits]
             stdout_byte_max = 5
             input_bytes_max = -1
+            [tls]
+            key = "key.pem"
+            [auth]
+            tokens = [{ name = "x" }]
             [worker.compile]
             baseline = "sometimes"
             trusted = ["clang"]
@@ -503,10 +605,32 @@ mod tests {
             "worker.limits.input_bytes_max:",
             "worker.compile.baseline:",
             "worker.compile.trusted:",
+            "tls.certificate:",
+            "auth.tokens:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:?}");
         }
-        assert_eq!(problems.len(), 11, "{problems:?}");
+        assert_eq!(problems.len(), 13, "{problems:?}");
+    }
+
+    #[test]
+    fn a_network_needs_tls_and_tokens_or_the_word() {
+        let config =
+            |listen: &str, more: &str| Config::parse(&format!("listen = {listen:?}\n{more}")).unwrap();
+        let tls = "[tls]\ncertificate = \"c\"\nkey = \"k\"\n";
+        let hash = crate::auth::sha256_hex("x");
+        let token = format!("[[auth.tokens]]\nname = \"x\"\nsha256 = \"{hash}\"\nrole = \"client\"\n");
+        let both = format!("{tls}{token}");
+        for (listen, more) in [("127.0.0.1:1", ""), ("[::1]:1", ""), ("0.0.0.0:1", &*both)] {
+            config(listen, more).check_exposure().unwrap();
+        }
+        for (more, word) in [("", "neither"), (tls, "no tokens"), (&*token, "no TLS")] {
+            let mut config = config("0.0.0.0:1", more);
+            let refusal = config.check_exposure().unwrap_err().to_string();
+            assert!(refusal.contains(word) && refusal.contains("wardian token new"), "{refusal}");
+            config.insecure = true;
+            config.check_exposure().unwrap();
+        }
     }
 
     #[test]

@@ -4,13 +4,16 @@
 
 pub mod app;
 pub mod assets;
+pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod health;
 pub mod instance;
 pub mod logs;
 mod metrics;
 mod services;
 pub mod stats;
 mod stores;
+pub mod tls;
 mod web;

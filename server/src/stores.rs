@@ -7,7 +7,6 @@ use wardian_store::backend::{GrpcStore, GrpcStoreLimits, SledStore};
 use wardian_store::layers::{Existence, Metered, Meters, Tiered};
 use wardian_store::{BlobStore, RecordStore};
 
-use crate::client;
 use crate::config::{Config, RemoteStore};
 
 /// What a server keeps things in.
@@ -41,7 +40,7 @@ impl Stores {
         })?;
         let meters = Arc::new(Meters::default());
         let mut tiers = Vec::new();
-        let blobs: Arc<dyn BlobStore> = match far(&config.remote) {
+        let blobs: Arc<dyn BlobStore> = match far(&config.remote)? {
             None => Arc::new(Metered::new(local.clone(), Arc::clone(&meters))),
             Some(far) => {
                 let mut tier = |name| {
@@ -61,8 +60,9 @@ impl Stores {
 
 /// The other server's CAS. Only here are look-ups remembered: that halves the lease, which half a microsecond
 /// a digest in the folder is not worth.
-fn far(remote: &RemoteStore) -> Option<Existence<GrpcStore>> {
-    let channel = client::lazy_channel(remote.url.as_ref()?);
+fn far(remote: &RemoteStore) -> anyhow::Result<Option<Existence<GrpcStore>>> {
+    let Some(access) = &remote.access else { return Ok(None) };
+    let connection = access.connect_lazily().context("setting store.remote")?;
     let limits = GrpcStoreLimits { lease: remote.lease, ..GrpcStoreLimits::default() };
-    Some(Existence::new(GrpcStore::new(channel, remote.instance.clone(), limits)))
+    Ok(Some(Existence::new(GrpcStore::new(connection, remote.instance.clone(), limits))))
 }

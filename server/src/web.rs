@@ -3,10 +3,12 @@
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, Version, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 
+use crate::auth::{Gate, gate};
+use crate::health::Health;
 use crate::metrics::{CONTENT_TYPE, encode};
 use crate::stats::{STATS_PATH, Sources};
 
@@ -18,7 +20,13 @@ const PATHS: [&str; 4] = ["/", "/healthz", "/metrics", STATS_PATH];
 /// Adds the page and the numbers to the router of the gRPC services.
 ///
 /// `name` is the address that clients reach the server under; the page shows it in its examples.
-pub(crate) fn add_pages(router: Router, name: &str, sources: Sources) -> Router {
+pub(crate) fn add_pages(
+    router: Router,
+    name: &str,
+    sources: Sources,
+    health: Health,
+    callers: Gate,
+) -> Router {
     let page = PAGE.replace("{address}", name).replace("{version}", env!("CARGO_PKG_VERSION"));
     let serve = move || async move {
         ([(header::CACHE_CONTROL, "no-cache"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Html(page))
@@ -30,11 +38,18 @@ pub(crate) fn add_pages(router: Router, name: &str, sources: Sources) -> Router 
         let stats = serde_json::to_string(&sources.read()).expect("numbers and names");
         ([(header::CONTENT_TYPE, "application/json")], stats)
     };
+    let healthz = move || async move {
+        match health.trouble() {
+            None => (StatusCode::OK, "ok\n".to_owned()),
+            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not serving: {why}\n")),
+        }
+    };
     router
         .route("/", get(serve))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route(STATS_PATH, get(stats))
+        .layer(from_fn_with_state(callers, gate))
         .layer(from_fn(guard))
 }
 

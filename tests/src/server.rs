@@ -16,6 +16,7 @@ use wardian_proto::reapi::capabilities_client::CapabilitiesClient;
 use wardian_proto::reapi::content_addressable_storage_client::ContentAddressableStorageClient;
 use wardian_proto::reapi::execution_client::ExecutionClient;
 use wardian_proto::{Digest, InstanceName, reapi};
+use wardian_runtime::SandboxMode;
 use wardian_server::app::Server;
 use wardian_server::client::Client;
 use wardian_server::config::Config;
@@ -53,6 +54,8 @@ impl TestServer {
         };
         config.worker.slots = 2;
         config.worker.compile.program = wardian();
+        // So that actions can tell a test how far they are, through files of the machine.
+        config.worker.sandbox.mode = SandboxMode::None;
         configure(&mut config);
         let server = Server::start(config).await.expect("the server starts");
         let address = server.address();

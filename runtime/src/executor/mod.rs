@@ -62,6 +62,8 @@ pub struct Finished {
     pub duration: Duration,
     /// What a WebAssembly guest used.
     pub usage: Option<Box<WasmUsage>>,
+    /// What whoever started the action should know about the exit code.
+    pub remark: Option<String>,
 }
 
 /// How a run ended: with an exit code, or cut short with what there was until then.

@@ -1,17 +1,18 @@
 //! Values of flags that several commands share.
 
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
 use wardian_proto::{Digest, InstanceName, RelPath};
 
-use crate::client::{Client, ClientError, ServerUrl};
+use crate::client::{Access, Client, ClientError, ServerUrl};
 
 /// Which server to talk to.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Remote {
-    /// Server to talk to: HOST:PORT, http://HOST:PORT or grpc://HOST:PORT [default: http://127.0.0.1:8980]
+    /// Server to talk to: HOST:PORT, grpc://HOST:PORT, or grpcs://HOST:PORT with TLS [default: grpc://127.0.0.1:8980]
     #[arg(long, value_name = "URL", global = true, env = "WARDIAN_SERVER", help_heading = "Connection")]
     pub(crate) server: Option<ServerUrl>,
     /// Instance of the server to use; most have one without a name.
@@ -26,12 +27,63 @@ pub(crate) struct Remote {
         help_heading = "Connection"
     )]
     pub(crate) instance: InstanceName,
+    /// PEM file with the authorities that sign the server's certificate [default: those this machine trusts]
+    #[arg(long, value_name = "FILE", global = true, env = "WARDIAN_TLS_CA", help_heading = "Connection")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// PEM file with the certificate by which this client is known, for servers that ask for one.
+    #[arg(
+        long,
+        value_name = "FILE",
+        global = true,
+        env = "WARDIAN_TLS_CLIENT_CERTIFICATE",
+        help_heading = "Connection"
+    )]
+    pub(crate) tls_client_certificate: Option<PathBuf>,
+    /// PEM file with the key of that certificate.
+    #[arg(
+        long,
+        value_name = "FILE",
+        global = true,
+        env = "WARDIAN_TLS_CLIENT_KEY",
+        help_heading = "Connection"
+    )]
+    pub(crate) tls_client_key: Option<PathBuf>,
+    /// File with the token that the server knows this client by; WARDIAN_TOKEN may hold the token itself.
+    #[arg(long, value_name = "FILE", global = true, env = "WARDIAN_TOKEN_FILE", help_heading = "Connection")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 impl Remote {
     pub(crate) async fn connect(&self) -> Result<Client, ClientError> {
-        let server = self.server.clone().unwrap_or_default();
-        Client::connect(&server, self.instance.clone()).await
+        Client::reach(&self.access()?, self.instance.clone()).await
+    }
+
+    /// Where the server is and what it is shown. The token itself is no flag: lists of processes show flags.
+    pub(crate) fn access(&self) -> Result<Access, ClientError> {
+        let tls_identity = match (&self.tls_client_certificate, &self.tls_client_key) {
+            (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+            (None, None) => None,
+            _ => {
+                let text = "--tls-client-certificate and --tls-client-key go together".into();
+                return Err(ClientError::Access(text));
+            }
+        };
+        let token = match &self.token_file {
+            Some(path) => Some(read_token(path)?),
+            None => std::env::var("WARDIAN_TOKEN").ok().filter(|token| !token.is_empty()),
+        };
+        let url = self.server.clone().unwrap_or_default();
+        Ok(Access { url, tls_ca: self.tls_ca.clone(), tls_identity, token })
+    }
+}
+
+/// Reads a file that holds a token and nothing else.
+pub(crate) fn read_token(path: &Path) -> Result<String, ClientError> {
+    let failed = |why: String| ClientError::Access(format!("token file {}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    match text.trim() {
+        "" => Err(failed("it is empty".into())),
+        token => Ok(token.to_owned()),
     }
 }
 

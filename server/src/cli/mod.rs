@@ -21,9 +21,12 @@ mod run;
 mod serve;
 mod store;
 mod store_stats;
+mod token;
 mod toolchain;
 mod tree_view;
 mod usage;
+
+pub(crate) use args::read_token;
 
 /// How long work that nobody waits for any more may hold up the end of the process.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);
@@ -69,6 +72,7 @@ enum Command {
     /// Check or print the configuration.
     Config(config::ConfigArgs),
     Store(store::StoreArgs),
+    Token(token::TokenArgs),
     Toolchain(toolchain::ToolchainArgs),
     /// What a worker starts to compile a module.
     #[command(hide = true)]
@@ -76,6 +80,9 @@ enum Command {
         /// The worker's request.
         arguments: Vec<String>,
     },
+    /// What a worker starts to run a native command.
+    #[command(hide = true)]
+    RunNative,
     /// What a worker starts to run a component.
     #[command(hide = true)]
     RunComponent {
@@ -94,6 +101,11 @@ pub fn main() -> ExitCode {
     if let Command::RunComponent { .. } = &cli.command {
         // As above.
         return wardian_runtime::executor::wasm::component::run_child();
+    }
+    #[cfg(target_os = "linux")]
+    if matches!(cli.command, Command::RunNative) {
+        // Before there are threads: what it makes is for processes that have none.
+        return wardian_runtime::executor::native::run_child();
     }
     start_log(&cli.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -133,8 +145,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::demo(args).await,
         Command::Config(args) => config::config(args),
         Command::Store(args) => store::store(&cli.remote, args).await,
+        Command::Token(args) => token::token(args),
         Command::Toolchain(args) => toolchain::toolchain(&cli.remote, args).await,
-        Command::CompileModule { .. } | Command::RunComponent { .. } => {
+        Command::CompileModule { .. } | Command::RunComponent { .. } | Command::RunNative => {
             unreachable!("done before anything else")
         }
     }

@@ -18,11 +18,14 @@ Examples:
   wardian serve --listen 127.0.0.1:0              on a free port, which it prints
   bazel build --remote_executor=grpc://127.0.0.1:8980 //...
 
-SIGTERM and Ctrl-C drain: running actions may finish, new ones are refused.")]
+SIGTERM and Ctrl-C drain: running actions may finish, new ones are refused. SIGHUP reads the certificates again.")]
 pub(crate) struct ServeArgs {
-    /// Address to listen on; anybody who can reach it can run code here.
+    /// Address to listen on. Other than a loopback address it needs TLS and tokens in the configuration.
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<SocketAddr>,
+    /// Serve a network without TLS or without tokens: anybody there may be able to run code on this machine.
+    #[arg(long)]
+    insecure: bool,
     /// Folder that holds everything the server keeps.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -40,23 +43,30 @@ pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if let Some(data) = args.data {
         config.data = data;
     }
-    if !config.listen.ip().is_loopback() {
-        tracing::warn!(
-            listen = %config.listen,
-            "not a loopback address, and there is no authentication yet: anybody who can reach this \
-             port can run code on this machine"
-        );
-    }
+    config.insecure = args.insecure;
     // Before the port opens: a signal that comes early must not be lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let data = config.data.clone();
+    let tls = config.tls.is_some();
     let server = Server::start(config).await?;
-    println!("wardian serves grpc://{} (data in {})", server.address(), data.display());
-    println!("what to do with it: http://{}/", server.address());
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let (grpc, http) = if tls { ("grpcs", "https") } else { ("grpc", "http") };
+    println!("wardian serves {grpc}://{} (data in {})", server.address(), data.display());
+    println!("what to do with it: {http}://{}/", server.address());
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => match server.reload_certificates() {
+                Ok(true) => tracing::info!("the certificates were read again"),
+                Ok(false) => tracing::info!("SIGHUP: there are no certificates to read again"),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::error!(error, "the certificates cannot be read again; the old ones stay");
+                }
+            },
+        }
     }
     eprintln!("draining; once more to stop at once");
     tokio::select! {

@@ -1,11 +1,14 @@
 //! From what a person types after `--server` to an open channel.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 use wardian_store::StoreError;
+use wardian_store::backend::Connection;
 
 use super::Failure;
 
@@ -21,32 +24,47 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Bytes in flight for one stream and for the connection: enough for one large blob on a fast network.
 const WINDOW_BYTES: u32 = 4 << 20;
 
-/// The address of a server, without TLS.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerUrl(String);
+pub struct ServerUrl(Uri);
 
 /// Why an address was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ServerUrlError {
-    #[error("{0}:// needs TLS, which this client does not speak yet; use http:// or a local proxy")]
-    Tls(String),
-    #[error("{0}:// is no known scheme; write HOST:PORT, http://HOST:PORT or grpc://HOST:PORT")]
+    #[error(
+        "{0}:// is no known scheme; write HOST:PORT, grpc://HOST:PORT, or with TLS grpcs://HOST:PORT; http and https \
+         mean the same"
+    )]
     Scheme(String),
     #[error("an address has no path; {0:?} may be meant as --instance")]
     Path(String),
-    #[error("{0:?} is no address; write HOST:PORT, http://HOST:PORT or grpc://HOST:PORT")]
+    #[error("{0:?} is no address; write HOST:PORT, grpc://HOST:PORT, or with TLS grpcs://HOST:PORT")]
     Syntax(String),
+}
+
+impl ServerUrl {
+    /// Whether the connection is to be encrypted, and the server to show who it is.
+    pub fn has_tls(&self) -> bool {
+        self.0.scheme_str() == Some("https")
+    }
+
+    /// Whether nothing that is sent there leaves this machine.
+    fn is_here(&self) -> bool {
+        let host = self.0.host().unwrap_or_default();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        address.map_or(host == "localhost", |address| address.to_canonical().is_loopback())
+    }
 }
 
 impl FromStr for ServerUrl {
     type Err = ServerUrlError;
 
     fn from_str(text: &str) -> Result<Self, ServerUrlError> {
-        let rest = match text.split_once("://") {
-            None => text,
-            Some(("http" | "grpc", rest)) => rest,
-            Some((scheme @ ("https" | "grpcs"), _)) => return Err(ServerUrlError::Tls(scheme.to_owned())),
+        let (scheme, rest) = match text.split_once("://") {
+            None => ("http", text),
+            Some(("http" | "grpc", rest)) => ("http", rest),
+            Some(("https" | "grpcs", rest)) => ("https", rest),
             Some((scheme, _)) => return Err(ServerUrlError::Scheme(scheme.to_owned())),
         };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -61,20 +79,25 @@ impl FromStr for ServerUrl {
             None if authority == host => DEFAULT_PORT,
             None => return Err(syntax()),
         };
-        Ok(Self(format!("http://{host}:{port}")))
+        format!("{scheme}://{host}:{port}").parse().map(Self).map_err(|_| syntax())
     }
 }
 
 /// A server on this machine, at the usual port.
 impl Default for ServerUrl {
     fn default() -> Self {
-        Self(format!("http://127.0.0.1:{DEFAULT_PORT}"))
+        Self(format!("http://127.0.0.1:{DEFAULT_PORT}").parse().expect("a valid address"))
     }
 }
 
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        write!(
+            f,
+            "{}://{}",
+            self.0.scheme_str().unwrap_or("http"),
+            self.0.authority().map_or("", |a| a.as_str())
+        )
     }
 }
 
@@ -87,6 +110,8 @@ pub enum ClientError {
          start one with `wardian serve`, or name another with --server URL or WARDIAN_SERVER"
     )]
     Connect { url: ServerUrl, reason: String },
+    #[error("{0}")]
+    Access(String),
     #[error("{call} failed: {failure}")]
     Call { call: &'static str, failure: Box<Failure> },
     #[error("{call}: the connection broke {tries} times in a row; last: {failure}")]
@@ -104,27 +129,103 @@ impl ClientError {
     }
 }
 
-/// Opens a channel; it connects anew by itself when the connection is lost later.
-pub(super) async fn channel(url: &ServerUrl) -> Result<Channel, ClientError> {
-    endpoint(url)
-        .connect()
-        .await
-        .map_err(|error| ClientError::Connect { url: url.clone(), reason: root_cause(&error) })
+/// What it takes to reach a server: where it is, by what it is believed, and what it is shown of who calls.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// Where the server is.
+    pub url: ServerUrl,
+    /// PEM file of the authorities that sign the server's certificate; `None` for those that this machine trusts.
+    pub tls_ca: Option<PathBuf>,
+    /// PEM files of the certificate and the key by which this client is known.
+    pub tls_identity: Option<(PathBuf, PathBuf)>,
+    /// The token that every call carries.
+    pub token: Option<String>,
 }
 
-/// A channel that connects when it is first used.
-pub(crate) fn lazy_channel(url: &ServerUrl) -> Channel {
-    endpoint(url).connect_lazy()
+/// Without the token.
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let has_token = self.token.is_some();
+        f.debug_struct("Access")
+            .field("url", &self.url)
+            .field("tls_ca", &self.tls_ca)
+            .field("tls_identity", &self.tls_identity)
+            .field("has_token", &has_token)
+            .finish()
+    }
 }
 
-fn endpoint(url: &ServerUrl) -> Endpoint {
-    Endpoint::from_shared(url.0.clone())
-        .expect("ServerUrl holds a valid URI")
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
+impl From<ServerUrl> for Access {
+    fn from(url: ServerUrl) -> Self {
+        Self { url, ..Self::default() }
+    }
+}
+
+impl From<&ServerUrl> for Access {
+    fn from(url: &ServerUrl) -> Self {
+        url.clone().into()
+    }
+}
+
+impl Access {
+    /// Opens a connection; it connects anew by itself when it is lost later.
+    pub async fn connect(&self) -> Result<Connection, ClientError> {
+        let connecting = self.endpoint()?.connect().await;
+        let channel = connecting
+            .map_err(|error| ClientError::Connect { url: self.url.clone(), reason: root_cause(&error) })?;
+        self.shown(channel)
+    }
+
+    /// A connection that is made when it is first used.
+    pub fn connect_lazily(&self) -> Result<Connection, ClientError> {
+        let endpoint = self.endpoint()?;
+        self.shown(endpoint.connect_lazy())
+    }
+
+    fn shown(&self, channel: Channel) -> Result<Connection, ClientError> {
+        let Some(token) = &self.token else { return Ok(channel.into()) };
+        if !self.url.has_tls() && !self.url.is_here() {
+            return Err(ClientError::Access(format!(
+                "a token would travel to {} unencrypted: use grpcs://, or send none",
+                self.url
+            )));
+        }
+        let no_header = || ClientError::Access("the token holds what no header can carry".into());
+        Connection::with_token(channel, token).ok_or_else(no_header)
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, ClientError> {
+        let endpoint = Endpoint::from(self.url.0.clone())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES);
+        if !self.url.has_tls() {
+            if self.tls_ca.is_some() || self.tls_identity.is_some() {
+                return Err(ClientError::Access(format!(
+                    "{} is reached without TLS, but certificates are given: write grpcs://",
+                    self.url
+                )));
+            }
+            return Ok(endpoint);
+        }
+        let read = |path: &Path| {
+            let failed = |error| ClientError::Access(format!("{} cannot be read: {error}", path.display()));
+            std::fs::read(path).map_err(failed)
+        };
+        let mut tls = ClientTlsConfig::new().timeout(CONNECT_TIMEOUT);
+        tls = match &self.tls_ca {
+            Some(path) => tls.ca_certificate(Certificate::from_pem(read(path)?)),
+            None => tls.with_native_roots(),
+        };
+        if let Some((certificate, key)) = &self.tls_identity {
+            tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+        }
+        endpoint
+            .tls_config(tls)
+            .map_err(|error| ClientError::Access(format!("TLS cannot be used: {}", root_cause(&error))))
+    }
 }
 
 /// The innermost message: "Connection refused" says more than "transport error".
@@ -154,17 +255,34 @@ mod tests {
         parses("build.example:443", "http://build.example:443");
         parses("[::1]:50051", "http://[::1]:50051");
         parses("http://[::1]", "http://[::1]:8980");
+        parses("grpcs://build.example", "https://build.example:8980");
+        parses("https://build.example:443/", "https://build.example:443");
     }
 
     #[test]
     fn what_cannot_be_reached_says_why() {
         let refuses = |text: &str| text.parse::<ServerUrl>().unwrap_err();
-        assert_eq!(refuses("https://x:1"), ServerUrlError::Tls("https".to_owned()));
         assert_eq!(refuses("unix:///run/x"), ServerUrlError::Scheme("unix".to_owned()));
         assert_eq!(refuses("http://x:1/main"), ServerUrlError::Path("main".to_owned()));
         for text in ["", "http://", ":8980", "a b", "user@host:1", "host:", "host:0", "host:99999", "host:x"]
         {
             assert_eq!(refuses(text), ServerUrlError::Syntax(text.to_owned()), "{text:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_token_leaves_this_machine_encrypted_only() {
+        let access = |url: &str| Access {
+            token: Some("secret".into()),
+            ..Access::from(url.parse::<ServerUrl>().unwrap())
+        };
+        for url in ["127.0.0.1:1", "[::1]:1", "localhost:1"] {
+            access(url).connect_lazily().unwrap();
+        }
+        for url in ["192.0.2.1:1", "build.example:1", "localhost.example:1"] {
+            let refusal = access(url).connect_lazily().unwrap_err().to_string();
+            assert!(refusal.contains("unencrypted") && !refusal.contains("secret"), "{refusal}");
+        }
+        assert!(!format!("{:?}", access("h:1")).contains("secret"));
     }
 }

@@ -4,9 +4,9 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use prost::Message;
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use wardian_proto::{longrunning, reapi, rpc};
+use wardian_store::backend::Connection;
 
 use super::{ClientError, Failure, MESSAGE_BYTES_MAX};
 
@@ -24,7 +24,7 @@ const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-
 
 /// A run of an action. Dropping it leaves the run to the server; [`Execution::cancel`] stops it.
 pub struct Execution {
-    channel: Channel,
+    connection: Connection,
     request: reapi::ExecuteRequest,
     invocation: String,
     name: Option<String>,
@@ -68,9 +68,9 @@ pub struct Outcome {
 }
 
 impl Execution {
-    pub(super) fn new(channel: Channel, request: reapi::ExecuteRequest) -> Self {
+    pub(super) fn new(connection: Connection, request: reapi::ExecuteRequest) -> Self {
         let invocation = uuid::Uuid::new_v4().to_string();
-        Self { channel, request, invocation, name: None, stream: None, failures: 0 }
+        Self { connection, request, invocation, name: None, stream: None, failures: 0 }
     }
 
     /// Returns the next step. It may be dropped while waiting and called again.
@@ -88,7 +88,7 @@ impl Execution {
     /// Asks the server to stop the run. Does nothing when the server has not named it yet.
     pub async fn cancel(&self) -> Result<(), ClientError> {
         let Some(name) = self.name.clone() else { return Ok(()) };
-        let mut operations = longrunning::operations_client::OperationsClient::new(self.channel.clone());
+        let mut operations = longrunning::operations_client::OperationsClient::new(self.connection.clone());
         let request = longrunning::CancelOperationRequest { name };
         operations.cancel_operation(request).await.map_err(|s| ClientError::call("CancelOperation", s))?;
         Ok(())
@@ -105,7 +105,7 @@ impl Execution {
 
     /// Starts the action, or finds the operation that was started before.
     async fn open(&self) -> Result<Streaming<longrunning::Operation>, Status> {
-        let mut execution = reapi::execution_client::ExecutionClient::new(self.channel.clone())
+        let mut execution = reapi::execution_client::ExecutionClient::new(self.connection.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         let response = match &self.name {
             Some(name) => {

@@ -9,7 +9,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response};
 use wardian_proto::reapi::execution_server::ExecutionServer;
 
-use super::super::connect::channel;
+use super::super::connect::Access;
 use super::*;
 
 type Answer = Result<Vec<Result<longrunning::Operation, Status>>, Status>;
@@ -64,10 +64,11 @@ fn done(name: &str) -> Result<longrunning::Operation, Status> {
 async fn follow(answers: Vec<Answer>) -> (Vec<String>, Result<Outcome, ClientError>) {
     let script = Script { answers: Arc::new(Mutex::new(answers.into())), ..Script::default() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = listener.local_addr().unwrap().to_string().parse().unwrap();
+    let url: super::super::ServerUrl = listener.local_addr().unwrap().to_string().parse().unwrap();
     let server = tonic::transport::Server::builder().add_service(ExecutionServer::new(script.clone()));
     let server = tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-    let mut execution = Execution::new(channel(&url).await.unwrap(), reapi::ExecuteRequest::default());
+    let mut execution =
+        Execution::new(Access::from(url).connect().await.unwrap(), reapi::ExecuteRequest::default());
     let outcome = loop {
         match execution.next().await {
             Ok(Step::Done(outcome)) => break Ok(*outcome),

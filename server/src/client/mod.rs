@@ -14,7 +14,7 @@ mod outputs;
 mod transfer;
 
 pub use action_spec::{ActionSpec, EncodedAction};
-pub use connect::{ClientError, ServerUrl, ServerUrlError};
+pub use connect::{Access, ClientError, ServerUrl, ServerUrlError};
 pub use execution::{Execution, Outcome, Progress, Step};
 pub use failure::{Failure, Violation};
 pub use input::{InputError, InputLimits, LocalTree};
@@ -24,17 +24,15 @@ pub use outputs::{DownloadedOutput, OutputKind, download_outputs, logged_bytes};
 pub use transfer::{Blobs, Sent, TransferError, fetch_into, upload};
 
 pub(crate) use action_spec::DIGEST_FUNCTION;
-pub(crate) use connect::lazy_channel;
 pub(crate) use input::hash_file;
 
 use std::future::poll_fn;
 
 use axum::http;
 use tonic::codegen::Service as _;
-use tonic::transport::Channel;
 use wardian_proto::wardian::toolchains_client::ToolchainsClient;
 use wardian_proto::{Digest, InstanceName, longrunning, reapi, wardian};
-use wardian_store::backend::GrpcStore;
+use wardian_store::backend::{Connection, GrpcStore};
 use wardian_toolchains::Toolchain;
 
 use crate::stats::{STATS_PATH, Stats};
@@ -48,7 +46,7 @@ const STATS_BYTES_MAX: usize = 1 << 20;
 /// A connection to one instance of a server.
 #[derive(Clone)]
 pub struct Client {
-    channel: Channel,
+    connection: Connection,
     instance: InstanceName,
     store: GrpcStore,
 }
@@ -56,9 +54,14 @@ pub struct Client {
 impl Client {
     /// Connects, so that a server that is not there is noticed here and not later.
     pub async fn connect(url: &ServerUrl, instance: InstanceName) -> Result<Self, ClientError> {
-        let channel = connect::channel(url).await?;
-        let store = GrpcStore::new(channel.clone(), instance.clone(), Default::default());
-        Ok(Self { channel, instance, store })
+        Self::reach(&url.into(), instance).await
+    }
+
+    /// The same with certificates and a token.
+    pub async fn reach(access: &Access, instance: InstanceName) -> Result<Self, ClientError> {
+        let connection = access.connect().await?;
+        let store = GrpcStore::new(connection.clone(), instance.clone(), Default::default());
+        Ok(Self { connection, instance, store })
     }
 
     /// The instance's CAS.
@@ -74,7 +77,7 @@ impl Client {
             digest_function: action.function().wire().into(),
             ..Default::default()
         };
-        let mut cache = reapi::action_cache_client::ActionCacheClient::new(self.channel.clone())
+        let mut cache = reapi::action_cache_client::ActionCacheClient::new(self.connection.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         match cache.get_action_result(request).await {
             Ok(response) => Ok(Some(response.into_inner())),
@@ -85,7 +88,7 @@ impl Client {
 
     /// Lists the operations of the instance that can be asked for, `count` at the most.
     pub async fn operations(&self, count: usize) -> Result<Vec<longrunning::Operation>, ClientError> {
-        let mut client = longrunning::operations_client::OperationsClient::new(self.channel.clone())
+        let mut client = longrunning::operations_client::OperationsClient::new(self.connection.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         let mut request = longrunning::ListOperationsRequest {
             name: format!("{}operations", self.instance.prefix()),
@@ -107,7 +110,7 @@ impl Client {
 
     /// Asks the server to stop an operation.
     pub async fn cancel_operation(&self, name: &str) -> Result<(), ClientError> {
-        let mut client = longrunning::operations_client::OperationsClient::new(self.channel.clone());
+        let mut client = longrunning::operations_client::OperationsClient::new(self.connection.clone());
         let request = longrunning::CancelOperationRequest { name: name.to_owned() };
         let cancelled = client.cancel_operation(request).await;
         cancelled.map(|_| ()).map_err(|status| ClientError::call("CancelOperation", status))
@@ -117,9 +120,9 @@ impl Client {
     pub async fn stats(&self) -> Result<Stats, ClientError> {
         let answer = |text: String| ClientError::Answer(format!("GET {STATS_PATH}: {text}"));
         let request = http::Request::get(STATS_PATH).body(tonic::body::Body::empty());
-        let mut channel = self.channel.clone();
-        poll_fn(|context| channel.poll_ready(context)).await.map_err(|error| answer(error.to_string()))?;
-        let response = channel.call(request.expect("a plain request")).await;
+        let mut connection = self.connection.clone();
+        poll_fn(|context| connection.poll_ready(context)).await.map_err(|error| answer(error.to_string()))?;
+        let response = connection.call(request.expect("a plain request")).await;
         let response = response.map_err(|error| answer(error.to_string()))?;
         let status = response.status();
         let body = axum::body::to_bytes(axum::body::Body::new(response.into_body()), STATS_BYTES_MAX).await;
@@ -132,9 +135,20 @@ impl Client {
 
     /// Every toolchain that the server knows by name.
     pub async fn toolchains(&self) -> Result<Vec<Toolchain>, ClientError> {
-        let listed = self.toolchains_service().list_toolchains(wardian::ListToolchainsRequest {}).await;
-        let listed = listed.map_err(|status| ClientError::call("ListToolchains", status))?.into_inner();
-        listed.toolchains.into_iter().map(parsed).collect()
+        let (mut service, mut toolchains) = (self.toolchains_service(), Vec::new());
+        let mut request = wardian::ListToolchainsRequest::default();
+        loop {
+            let page = service.list_toolchains(request.clone()).await;
+            let page = page.map_err(|status| ClientError::call("ListToolchains", status))?.into_inner();
+            for wire in page.toolchains {
+                toolchains.push(parsed(wire)?);
+            }
+            // A server that says the same for ever is asked no more.
+            if page.next_page_token <= request.page_token {
+                return Ok(toolchains);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 
     /// The toolchain that a name means; `None` when there is none.
@@ -165,8 +179,8 @@ impl Client {
             .map_err(|status| ClientError::call("RemoveToolchain", status))
     }
 
-    fn toolchains_service(&self) -> ToolchainsClient<Channel> {
-        ToolchainsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    fn toolchains_service(&self) -> ToolchainsClient<Connection> {
+        ToolchainsClient::new(self.connection.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Starts an action whose blobs are stored.
@@ -180,7 +194,7 @@ impl Client {
             inline_stderr: true,
             ..Default::default()
         };
-        Execution::new(self.channel.clone(), request)
+        Execution::new(self.connection.clone(), request)
     }
 }
 

@@ -85,6 +85,11 @@ impl LogStreams {
         Self { shared }
     }
 
+    /// How long a client may write nothing.
+    pub(crate) fn idle_max(&self) -> Duration {
+        self.shared.limits.idle_max
+    }
+
     /// Makes a stream that a client writes. The name comes with the writer's token.
     pub(crate) fn create(&self, instance: &InstanceName) -> Result<LogName, Status> {
         // 244 random bits.

@@ -11,6 +11,7 @@ use wardian_store::{BlobStore, Upload};
 
 use super::inline::Inline;
 use super::{Context, failure_status};
+use crate::auth::{Caller, Verb};
 
 pub(super) struct ActionCache(pub(super) Arc<Context>);
 
@@ -20,8 +21,9 @@ impl reapi::action_cache_server::ActionCache for ActionCache {
         &self,
         request: Request<reapi::GetActionResultRequest>,
     ) -> Result<Response<reapi::ActionResult>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let instance = self.0.instance(&request.instance_name)?;
+        let instance = self.0.instance(&caller, Verb::AcRead, &request.instance_name)?;
         let action = instance.digest(request.digest_function, request.action_digest.as_ref())?;
         // Of an action that names a toolchain the result is found under what it really runs.
         let run = self.effective(action).await?;
@@ -41,8 +43,9 @@ impl reapi::action_cache_server::ActionCache for ActionCache {
         &self,
         request: Request<reapi::UpdateActionResultRequest>,
     ) -> Result<Response<reapi::ActionResult>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let instance = self.0.instance(&request.instance_name)?;
+        let instance = self.0.instance(&caller, Verb::AcWrite, &request.instance_name)?;
         if !self.0.action_cache_update {
             return Err(Status::permission_denied(
                 "clients may not write action results here (setting `action_cache_update`)",
@@ -69,7 +72,7 @@ impl ActionCache {
     /// as far as anybody can tell here.
     async fn effective(&self, action: Digest) -> Result<Digest, Status> {
         self.0.toolchains.ready().await?;
-        if self.0.toolchains.list().is_empty() {
+        if self.0.toolchains.is_empty() {
             return Ok(action);
         }
         let effective = match read_action(&*self.0.blobs, &action, &self.0.limits).await {

@@ -16,6 +16,7 @@ use wardian_toolchains::ResolveError;
 use super::{Context, bad_digest};
 use crate::assets::qualifiers::Qualifiers;
 use crate::assets::{Answer, Asset, FetchError, Kind, Wanted};
+use crate::auth::{Caller, Verb};
 
 /// URIs of one request, and bytes of one of them.
 const URIS_MAX: usize = 100;
@@ -103,8 +104,8 @@ impl Fetched {
 }
 
 impl Assets {
-    async fn fetch(&self, fields: FetchFields) -> Result<Fetched, Status> {
-        let instance = self.0.instance(&fields.instance_name)?;
+    async fn fetch(&self, caller: &Caller, fields: FetchFields) -> Result<Fetched, Status> {
+        let instance = self.0.instance(caller, Verb::AssetFetch, &fields.instance_name)?;
         // Unset asks for SHA-256 here; there is no hash to tell from.
         let sha256 = DigestFunction::Sha256.wire().into();
         let asked = if fields.function == 0 { sha256 } else { fields.function };
@@ -172,7 +173,8 @@ impl Assets {
         Ok(Some((uri, outcome)))
     }
 
-    async fn push(&self, fields: PushFields) -> Result<(), Status> {
+    async fn push(&self, caller: &Caller, fields: PushFields) -> Result<(), Status> {
+        let instance = self.0.instance(caller, Verb::AssetPush, &fields.instance_name)?;
         if fields.uris.iter().any(|uri| uri.starts_with(TOOLCHAIN_SCHEME)) {
             let text = format!("URIs that begin with {TOOLCHAIN_SCHEME} mean registered toolchains only");
             return Err(Status::invalid_argument(text));
@@ -180,7 +182,6 @@ impl Assets {
         if !self.0.assets.limits().push {
             return Err(Status::unimplemented("nothing can be pushed here (setting assets.push)"));
         }
-        let instance = self.0.instance(&fields.instance_name)?;
         check_uris(&fields.uris)?;
         let qualifiers = Qualifiers::parse(&fields.qualifiers)?;
         let digest = instance.digest(fields.function, fields.digest.as_ref())?;
@@ -231,17 +232,21 @@ impl Fetch for Assets {
         &self,
         request: Request<FetchBlobRequest>,
     ) -> Result<Response<FetchBlobResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let fetched = self
-            .fetch(FetchFields {
-                kind: Kind::Blob,
-                instance_name: request.instance_name,
-                timeout: request.timeout,
-                oldest: request.oldest_content_accepted,
-                uris: request.uris,
-                qualifiers: request.qualifiers,
-                function: request.digest_function,
-            })
+            .fetch(
+                &caller,
+                FetchFields {
+                    kind: Kind::Blob,
+                    instance_name: request.instance_name,
+                    timeout: request.timeout,
+                    oldest: request.oldest_content_accepted,
+                    uris: request.uris,
+                    qualifiers: request.qualifiers,
+                    function: request.digest_function,
+                },
+            )
             .await?;
         Ok(Response::new(FetchBlobResponse {
             qualifiers: fetched.qualifiers(),
@@ -257,17 +262,21 @@ impl Fetch for Assets {
         &self,
         request: Request<FetchDirectoryRequest>,
     ) -> Result<Response<FetchDirectoryResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let fetched = self
-            .fetch(FetchFields {
-                kind: Kind::Directory,
-                instance_name: request.instance_name,
-                timeout: request.timeout,
-                oldest: request.oldest_content_accepted,
-                uris: request.uris,
-                qualifiers: request.qualifiers,
-                function: request.digest_function,
-            })
+            .fetch(
+                &caller,
+                FetchFields {
+                    kind: Kind::Directory,
+                    instance_name: request.instance_name,
+                    timeout: request.timeout,
+                    oldest: request.oldest_content_accepted,
+                    uris: request.uris,
+                    qualifiers: request.qualifiers,
+                    function: request.digest_function,
+                },
+            )
             .await?;
         Ok(Response::new(FetchDirectoryResponse {
             qualifiers: fetched.qualifiers(),
@@ -286,6 +295,7 @@ impl Push for Assets {
         &self,
         request: Request<PushBlobRequest>,
     ) -> Result<Response<PushBlobResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let fields = PushFields {
             kind: Kind::Blob,
@@ -298,7 +308,7 @@ impl Push for Assets {
             references_directories: request.references_directories,
             function: request.digest_function,
         };
-        self.push(fields).await?;
+        self.push(&caller, fields).await?;
         Ok(Response::new(PushBlobResponse {}))
     }
 
@@ -306,6 +316,7 @@ impl Push for Assets {
         &self,
         request: Request<PushDirectoryRequest>,
     ) -> Result<Response<PushDirectoryResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let fields = PushFields {
             kind: Kind::Directory,
@@ -318,7 +329,7 @@ impl Push for Assets {
             references_directories: request.references_directories,
             function: request.digest_function,
         };
-        self.push(fields).await?;
+        self.push(&caller, fields).await?;
         Ok(Response::new(PushDirectoryResponse {}))
     }
 }

@@ -15,9 +15,13 @@ use wardian_proto::{Compressor, Digest, InstanceName, ReadName, WriteName};
 use wardian_store::{ByteRange, StoreError, Upload};
 
 use super::{Context, bad_name, compression};
+use crate::auth::{Caller, Verb};
 
 /// Header in which clients may repeat the resource name, for routing.
 const RESOURCE_NAME_HEADER: &str = "build.bazel.remote.execution.v2.resource-name";
+
+/// The setting that bounds how long the upload of a blob may send nothing.
+const IDLE_LIMIT: &str = "upload_idle_seconds_max";
 
 pub(super) struct ByteStream(pub(super) Arc<Context>);
 
@@ -26,9 +30,9 @@ impl ByteStream {
         Ok(self.0.blobs.find_missing(&[*digest]).await?.is_empty())
     }
 
-    fn parse_write(&self, name: &str) -> Result<WriteName, Status> {
+    fn parse_write(&self, caller: &Caller, verb: Verb, name: &str) -> Result<WriteName, Status> {
         let name = WriteName::parse(name, |instance| self.0.functions(instance)).map_err(bad_name)?;
-        self.0.served(&name.instance)?;
+        self.0.served(caller, verb, &name.instance)?;
         let (size, max) = (name.digest.size(), self.0.requests.blob_bytes_max);
         if size > max {
             let text = format!("blob has {size} bytes; limit max_cas_blob_size_bytes is {max}");
@@ -57,13 +61,14 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         check_header(&request, &request.get_ref().resource_name)?;
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        if let Some(log) = self.0.log_name(&request.resource_name)? {
+        if let Some(log) = self.0.log_name(&caller, Verb::Read, &request.resource_name)? {
             return self.0.read_log(&log, &request).map(Response::new);
         }
         let functions = |instance: &InstanceName| self.0.functions(instance);
         let name = ReadName::parse(&request.resource_name, functions).map_err(bad_name)?;
-        self.0.served(&name.instance)?;
+        self.0.served(&caller, Verb::Read, &name.instance)?;
         let offset = u64::try_from(request.read_offset)
             .map_err(|_| Status::out_of_range(format!("read_offset {} is negative", request.read_offset)))?;
         let limit = match u64::try_from(request.read_limit) {
@@ -84,20 +89,22 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
         &self,
         request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<WriteResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let (metadata, _, mut messages) = request.into_parts();
         let idle = self.0.requests.upload_idle_max;
-        let first = next_message(&mut messages, idle).await?;
+        let first = next_message(&mut messages, idle, IDLE_LIMIT).await?;
         let first =
             first.ok_or_else(|| Status::invalid_argument("the stream ended before its first message"))?;
         check_header(&Request::from_parts(metadata, Default::default(), ()), &first.resource_name)?;
-        if let Some(log) = self.0.log_name(&first.resource_name)? {
-            return self.0.write_log(&log, first, messages, idle).await;
+        if let Some(log) = self.0.log_name(&caller, Verb::Write, &first.resource_name)? {
+            return self.0.write_log(&log, first, messages).await;
         }
-        let name = self.parse_write(&first.resource_name)?;
+        let name = self.parse_write(&caller, Verb::Write, &first.resource_name)?;
         let committed = |committed_size| Ok(Response::new(WriteResponse { committed_size }));
         let is_compressed = name.compressor != Compressor::Identity;
-        // Of an upload that is here already nothing can be spared, and the store looks for itself.
-        if !first.finish_write && self.is_stored(&name.digest).await? {
+        // Of an upload that is here already nothing can be spared, and the store looks for itself; but the answer to
+        // an encoded one says whether it was stored before.
+        if (is_compressed || !first.finish_write) && self.is_stored(&name.digest).await? {
             // Somebody was faster. The rest of the stream is not needed.
             return committed(if is_compressed { -1 } else { size_on_the_wire(name.digest.size()) });
         }
@@ -117,10 +124,11 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
         &self,
         request: Request<QueryWriteStatusRequest>,
     ) -> Result<Response<QueryWriteStatusResponse>, Status> {
-        if let Some(log) = self.0.log_name(&request.get_ref().resource_name)? {
+        let caller = Caller::of(&request)?;
+        if let Some(log) = self.0.log_name(&caller, Verb::Write, &request.get_ref().resource_name)? {
             return self.0.query_log(&log).map(Response::new);
         }
-        let name = self.parse_write(&request.get_ref().resource_name)?;
+        let name = self.parse_write(&caller, Verb::Find, &request.get_ref().resource_name)?;
         if self.is_stored(&name.digest).await? {
             let committed_size = size_on_the_wire(name.digest.size());
             return Ok(Response::new(QueryWriteStatusResponse { committed_size, complete: true }));
@@ -132,12 +140,11 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
 pub(super) async fn next_message(
     messages: &mut Streaming<WriteRequest>,
     idle_max: Duration,
+    limit: &str,
 ) -> Result<Option<WriteRequest>, Status> {
     let idle = |_| {
         let seconds = idle_max.as_secs();
-        Status::deadline_exceeded(format!(
-            "the upload sent nothing for {seconds} s (limit upload_idle_seconds_max)"
-        ))
+        Status::deadline_exceeded(format!("the upload sent nothing for {seconds} s (limit {limit})"))
     };
     tokio::time::timeout(idle_max, messages.message()).await.map_err(idle)?
 }
@@ -159,7 +166,9 @@ fn write_pieces(
             }
             let message = match state.pending.take() {
                 Some(message) => Some(message),
-                None => next_message(&mut state.messages, idle_max).await.map_err(StoreError::Source)?,
+                None => next_message(&mut state.messages, idle_max, IDLE_LIMIT)
+                    .await
+                    .map_err(StoreError::Source)?,
             };
             let Some(message) = message else {
                 received.is_unfinished.store(true, Ordering::Relaxed);

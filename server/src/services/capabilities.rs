@@ -7,6 +7,7 @@ use wardian_proto::reapi;
 use wardian_proto::semver::SemVer;
 
 use super::{Context, chunks, compression};
+use crate::auth::{Caller, Verb};
 
 pub(super) struct Capabilities(pub(super) Arc<Context>);
 
@@ -28,7 +29,8 @@ impl reapi::capabilities_server::Capabilities for Capabilities {
         request: Request<reapi::GetCapabilitiesRequest>,
     ) -> Result<Response<reapi::ServerCapabilities>, Status> {
         let context = &self.0;
-        let instance = context.instance(&request.get_ref().instance_name)?;
+        let caller = Caller::of(&request)?;
+        let instance = context.any_right_on(&caller, &request.get_ref().instance_name)?;
         let functions: Vec<i32> = instance.digest_functions.iter().map(|f| f.wire().into()).collect();
         let compressors: Vec<i32> =
             compression::SUPPORTED.iter().map(|c| compression::wire(*c).into()).collect();
@@ -36,7 +38,7 @@ impl reapi::capabilities_server::Capabilities for Capabilities {
         let cache = reapi::CacheCapabilities {
             digest_functions: functions.clone(),
             action_cache_update_capabilities: Some(reapi::ActionCacheUpdateCapabilities {
-                update_enabled: context.action_cache_update,
+                update_enabled: context.action_cache_update && caller.may(Verb::AcWrite, &instance.name),
             }),
             max_batch_total_size_bytes: i64::try_from(requests.batch_bytes_max).unwrap_or(i64::MAX),
             max_cas_blob_size_bytes: i64::try_from(requests.blob_bytes_max).unwrap_or(i64::MAX),
@@ -58,7 +60,7 @@ impl reapi::capabilities_server::Capabilities for Capabilities {
         let execution = reapi::ExecutionCapabilities {
             digest_function: functions[0],
             digest_functions: functions,
-            exec_enabled: true,
+            exec_enabled: caller.may(Verb::Execute, &instance.name),
             execution_priority_capabilities: any_priority(),
             ..Default::default()
         };

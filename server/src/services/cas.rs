@@ -13,6 +13,7 @@ use wardian_store::tree::closure;
 use wardian_store::{BlobStore, StoreError, Upload};
 
 use super::{Context, REPLY_BYTES_MAX, bad_digest, chunks, compression, entry_status};
+use crate::auth::{Caller, Verb};
 
 /// Directories in one GetTree message, whatever the client asks for.
 const PAGE_DIRECTORIES_MAX: usize = 1000;
@@ -71,8 +72,9 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         &self,
         request: Request<reapi::FindMissingBlobsRequest>,
     ) -> Result<Response<reapi::FindMissingBlobsResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let instance = self.0.instance(&request.instance_name)?;
+        let instance = self.0.instance(&caller, Verb::Find, &request.instance_name)?;
         let asked = instance.digests(request.digest_function, &request.blob_digests)?;
         let missing = self.0.blobs.find_missing(&asked).await?;
         let missing_blob_digests = missing.iter().map(Digest::to_wire).collect();
@@ -83,8 +85,9 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         &self,
         request: Request<reapi::BatchUpdateBlobsRequest>,
     ) -> Result<Response<reapi::BatchUpdateBlobsResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let instance = self.0.instance(&request.instance_name)?;
+        let instance = self.0.instance(&caller, Verb::Write, &request.instance_name)?;
         let first = request.requests.first().and_then(|entry| entry.digest.as_ref());
         let functions = &instance.digest_functions;
         let function = functions
@@ -114,8 +117,9 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         &self,
         request: Request<reapi::BatchReadBlobsRequest>,
     ) -> Result<Response<reapi::BatchReadBlobsResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let instance = self.0.instance(&request.instance_name)?;
+        let instance = self.0.instance(&caller, Verb::Read, &request.instance_name)?;
         let asked = instance.digests(request.digest_function, &request.digests)?;
         self.check_batch(asked.iter().map(Digest::size))?;
         let compressor = preferred(&request.acceptable_compressors);
@@ -155,8 +159,9 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         &self,
         request: Request<reapi::GetTreeRequest>,
     ) -> Result<Response<Self::GetTreeStream>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let instance = self.0.instance(&request.instance_name)?;
+        let instance = self.0.instance(&caller, Verb::Read, &request.instance_name)?;
         let root = instance.digest(request.digest_function, request.root_digest.as_ref())?;
         let page = match usize::try_from(request.page_size) {
             Err(_) => return Err(Status::invalid_argument("page_size is negative")),
@@ -187,14 +192,14 @@ impl reapi::content_addressable_storage_server::ContentAddressableStorage for Ca
         &self,
         request: Request<reapi::SplitBlobRequest>,
     ) -> Result<Response<reapi::SplitBlobResponse>, Status> {
-        chunks::split(&self.0, request.into_inner()).await.map(Response::new)
+        chunks::split(&self.0, &Caller::of(&request)?, request.into_inner()).await.map(Response::new)
     }
 
     async fn splice_blob(
         &self,
         request: Request<reapi::SpliceBlobRequest>,
     ) -> Result<Response<reapi::SpliceBlobResponse>, Status> {
-        chunks::splice(&self.0, request.into_inner()).await.map(Response::new)
+        chunks::splice(&self.0, &Caller::of(&request)?, request.into_inner()).await.map(Response::new)
     }
 }
 

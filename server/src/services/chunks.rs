@@ -5,6 +5,7 @@ use wardian_proto::{DigestFunction, reapi};
 use wardian_store::chunking::{Chunking, ChunksError, FastCdc, RepMaxCdc, Spliced};
 
 use super::{Context, REPLY_BYTES_MAX};
+use crate::auth::{Caller, Verb};
 
 /// The chunkings on offer. Both have the parameters that the API recommends.
 pub(super) const FAST_CDC: FastCdc = FastCdc::RECOMMENDED;
@@ -28,9 +29,10 @@ fn chunks_max(function: DigestFunction) -> usize {
 
 pub(super) async fn split(
     context: &Context,
+    caller: &Caller,
     request: reapi::SplitBlobRequest,
 ) -> Result<reapi::SplitBlobResponse, Status> {
-    let instance = context.instance(&request.instance_name)?;
+    let instance = context.instance(caller, Verb::Read, &request.instance_name)?;
     let blob = instance.digest(request.digest_function, request.blob_digest.as_ref())?;
     let (chunking, chunking_function) = chosen(request.chunking_function);
     let chunks = context.chunks.split(blob, chunking, chunks_max(blob.function())).await.map_err(status)?;
@@ -42,9 +44,10 @@ pub(super) async fn split(
 
 pub(super) async fn splice(
     context: &Context,
+    caller: &Caller,
     request: reapi::SpliceBlobRequest,
 ) -> Result<reapi::SpliceBlobResponse, Status> {
-    let instance = context.instance(&request.instance_name)?;
+    let instance = context.instance(caller, Verb::Write, &request.instance_name)?;
     let blob = instance.digest(request.digest_function, request.blob_digest.as_ref())?;
     // The chunks' function is the blob's, also where the request leaves it to be told by the length.
     let function = blob.function().wire().into();

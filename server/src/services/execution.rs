@@ -17,6 +17,7 @@ use wardian_scheduler::{Job, Operation, OperationName, Platform, Stage, SubmitEr
 use super::inline::Inline;
 use super::request_metadata;
 use super::{Context, failure_status};
+use crate::auth::{Caller, Verb};
 
 /// Files that one request may ask to have inlined.
 const INLINE_FILES_MAX: usize = 10_000;
@@ -72,8 +73,9 @@ impl reapi::execution_server::Execution for Execution {
         request: Request<reapi::ExecuteRequest>,
     ) -> Result<Response<OperationStream>, Status> {
         let invocation = request_metadata::invocation(request.metadata());
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let instance = self.0.instance(&request.instance_name)?;
+        let instance = self.0.instance(&caller, Verb::Execute, &request.instance_name)?;
         let action_digest = instance.digest(request.digest_function, request.action_digest.as_ref())?;
         if request.inline_output_files.len() > INLINE_FILES_MAX {
             let text = format!("inline_output_files has more than {INLINE_FILES_MAX} paths");
@@ -136,7 +138,7 @@ impl reapi::execution_server::Execution for Execution {
         &self,
         request: Request<reapi::WaitExecutionRequest>,
     ) -> Result<Response<OperationStream>, Status> {
-        let operation = find(&self.0, &request.get_ref().name)?;
+        let operation = find(&self.0, &Caller::of(&request)?, &request.get_ref().name)?;
         Ok(Response::new(follow(Arc::clone(&self.0), operation, InlineHints::default())))
     }
 }
@@ -197,11 +199,26 @@ fn retry_later(text: String) -> Status {
 }
 
 /// Finds an operation by its name.
-pub(super) fn find(context: &Context, name: &str) -> Result<Operation, Status> {
-    context
-        .queue
-        .operation(&OperationName::from_client(name))
-        .ok_or_else(|| Status::not_found(format!("no operation {name:?}: unknown, or ended some time ago")))
+pub(super) fn find(context: &Context, caller: &Caller, name: &str) -> Result<Operation, Status> {
+    let name = own_operation(caller, name)?;
+    context.queue.operation(&name).ok_or_else(|| unknown_operation(name.as_str()))
+}
+
+/// The name of an operation that the caller may look at and cancel. Names begin with their instance, so that this is
+/// known without asking whether there is such an operation.
+pub(super) fn own_operation(caller: &Caller, name: &str) -> Result<OperationName, Status> {
+    let prefix =
+        name.rsplit_once("operations/").map(|(prefix, _)| prefix.strip_suffix('/').unwrap_or(prefix));
+    let instance = prefix.and_then(|prefix| InstanceName::parse(prefix).ok());
+    let instance = instance.ok_or_else(|| unknown_operation(name))?;
+    if !caller.may(Verb::Admin, &instance) {
+        caller.check(Verb::Execute, &instance)?;
+    }
+    Ok(OperationName::from_client(name))
+}
+
+pub(super) fn unknown_operation(name: &str) -> Status {
+    Status::not_found(format!("no operation {name:?}: unknown, or ended some time ago"))
 }
 
 /// Streams an operation's present state and every change until it ends.

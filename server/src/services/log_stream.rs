@@ -1,7 +1,6 @@
 //! LogStream: streams that grow while they are read. Reading and writing them goes through ByteStream.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -15,6 +14,7 @@ use wardian_proto::logstream::{CreateLogStreamRequest, LogStream};
 
 use super::Context;
 use super::byte_stream::{next_message, size_on_the_wire};
+use crate::auth::{Caller, Verb};
 use crate::logs::Committed;
 
 pub(super) struct LogStreams(pub(super) Arc<Context>);
@@ -25,7 +25,8 @@ impl LogStreamService for LogStreams {
         &self,
         request: Request<CreateLogStreamRequest>,
     ) -> Result<Response<LogStream>, Status> {
-        let instance = self.0.instance(&request.get_ref().parent)?;
+        let caller = Caller::of(&request)?;
+        let instance = self.0.instance(&caller, Verb::Write, &request.get_ref().parent)?;
         let name = self.0.logs.create(&instance.name)?;
         let write_resource_name = name.for_the_writer().expect("a new stream has a token");
         Ok(Response::new(LogStream { name: name.for_readers(), write_resource_name }))
@@ -34,9 +35,14 @@ impl LogStreamService for LogStreams {
 
 impl Context {
     /// The log stream that a resource name names; `None` when it names something else.
-    pub(super) fn log_name(&self, resource_name: &str) -> Result<Option<LogName>, Status> {
+    pub(super) fn log_name(
+        &self,
+        caller: &Caller,
+        verb: Verb,
+        resource_name: &str,
+    ) -> Result<Option<LogName>, Status> {
         let Some(name) = LogName::parse(resource_name) else { return Ok(None) };
-        self.served(&name.instance)?;
+        self.served(caller, verb, &name.instance)?;
         Ok(Some(name))
     }
 
@@ -64,7 +70,6 @@ impl Context {
         name: &LogName,
         first: WriteRequest,
         mut messages: Streaming<WriteRequest>,
-        idle_max: Duration,
     ) -> Result<Response<WriteResponse>, Status> {
         let resource_name = first.resource_name.clone();
         let mut next = Some(first);
@@ -79,7 +84,7 @@ impl Context {
             if message.finish_write {
                 break;
             }
-            next = next_message(&mut messages, idle_max).await?;
+            next = next_message(&mut messages, self.logs.idle_max(), "logs.idle_seconds_max").await?;
         }
         Ok(Response::new(WriteResponse { committed_size: size_on_the_wire(committed.bytes) }))
     }

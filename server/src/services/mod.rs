@@ -30,6 +30,7 @@ use wardian_store::tree_pins::TreePins;
 use wardian_toolchains::Registry;
 
 use crate::assets::Assets;
+use crate::auth::{Caller, Verb};
 use crate::config::RequestLimits;
 use crate::instance::Instance;
 use crate::logs::LogStreams;
@@ -59,14 +60,22 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Parses an instance name and makes sure that it is served.
-    fn instance(&self, name: &str) -> Result<&Instance, Status> {
+    /// Parses an instance name, and makes sure that it is served and that the caller may do this to it.
+    fn instance(&self, caller: &Caller, verb: Verb, name: &str) -> Result<&Instance, Status> {
         let parsed = InstanceName::parse(name).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        self.served(&parsed)
+        self.served(caller, verb, &parsed)
     }
 
-    fn served(&self, name: &InstanceName) -> Result<&Instance, Status> {
-        self.instances.iter().find(|instance| instance.name == *name).ok_or_else(|| {
+    /// The same for what everybody may who may anything there.
+    fn any_right_on(&self, caller: &Caller, name: &str) -> Result<&Instance, Status> {
+        let parsed = InstanceName::parse(name).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let verb = Verb::ALL.into_iter().find(|verb| caller.may(*verb, &parsed));
+        self.served(caller, verb.unwrap_or(Verb::Find), &parsed)
+    }
+
+    fn served(&self, caller: &Caller, verb: Verb, name: &InstanceName) -> Result<&Instance, Status> {
+        caller.check(verb, name)?;
+        self.find_instance(name).ok_or_else(|| {
             let known: Vec<String> = self.instances.iter().map(|i| format!("{:?}", i.name)).collect();
             Status::invalid_argument(format!(
                 "instance {name:?} is not served here; served: {} (setting `instances`)",
@@ -75,10 +84,14 @@ impl Context {
         })
     }
 
+    fn find_instance(&self, name: &InstanceName) -> Option<&Instance> {
+        self.instances.iter().find(|instance| instance.name == *name)
+    }
+
     /// The digest functions by which resource names of an instance are read.
     fn functions(&self, name: &InstanceName) -> DigestFunctions {
         // A name that is not served is refused once it was read, whatever its hash.
-        self.served(name).map_or_else(|_| DigestFunctions::all_but_murmur3(), |i| i.digest_functions.clone())
+        self.find_instance(name).map_or_else(DigestFunctions::all_but_murmur3, |i| i.digest_functions.clone())
     }
 }
 

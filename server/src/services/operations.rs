@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use prost::Message as _;
 use tonic::{Request, Response, Status};
+use wardian_proto::InstanceName;
 use wardian_proto::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
     ListOperationsResponse, Operation, WaitOperationRequest,
 };
 use wardian_scheduler::{OperationName, Stage};
 
-use super::execution::{describe, find};
+use super::execution::{describe, find, own_operation, unknown_operation};
 use super::{Context, REPLY_BYTES_MAX};
+use crate::auth::{Caller, Verb};
+use crate::instance::Instance;
 
 /// Operations in one page of a listing.
 const PAGE_OPERATIONS_MAX: usize = 500;
@@ -22,8 +25,12 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct Operations(pub(super) Arc<Context>);
 
-fn unknown(name: &str) -> Status {
-    Status::not_found(format!("no operation {name:?}: unknown, or ended some time ago"))
+impl Context {
+    /// The instance whose operations somebody wants to see.
+    fn instance_of_operations(&self, caller: &Caller, name: &str) -> Result<&Instance, Status> {
+        let admin = InstanceName::parse(name).is_ok_and(|name| caller.may(Verb::Admin, &name));
+        self.instance(caller, if admin { Verb::Admin } else { Verb::Execute }, name)
+    }
 }
 
 #[tonic::async_trait]
@@ -32,6 +39,7 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
         &self,
         request: Request<ListOperationsRequest>,
     ) -> Result<Response<ListOperationsResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         if !request.filter.is_empty() || request.return_partial_success {
             return Err(Status::unimplemented("filter and return_partial_success are not supported"));
@@ -41,7 +49,7 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
             Some(prefix) => prefix.strip_suffix('/').unwrap_or(prefix),
             None => collection,
         };
-        let instance = self.0.instance(instance)?;
+        let instance = self.0.instance_of_operations(&caller, instance)?;
         let size = match usize::try_from(request.page_size) {
             Err(_) => return Err(Status::invalid_argument("page_size is negative")),
             Ok(0) => PAGE_OPERATIONS_MAX,
@@ -75,7 +83,7 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
         &self,
         request: Request<GetOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let operation = find(&self.0, &request.get_ref().name)?;
+        let operation = find(&self.0, &Caller::of(&request)?, &request.get_ref().name)?;
         let view = operation.views.borrow().clone();
         Ok(Response::new(describe(&self.0, &operation.name, &view)))
     }
@@ -84,30 +92,23 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
         &self,
         request: Request<DeleteOperationRequest>,
     ) -> Result<Response<()>, Status> {
-        let name = &request.get_ref().name;
-        if self.0.queue.delete(&OperationName::from_client(name)) {
-            Ok(Response::new(()))
-        } else {
-            Err(unknown(name))
-        }
+        let name = own_operation(&Caller::of(&request)?, &request.get_ref().name)?;
+        if self.0.queue.delete(&name) { Ok(Response::new(())) } else { Err(unknown_operation(name.as_str())) }
     }
 
     async fn cancel_operation(
         &self,
         request: Request<CancelOperationRequest>,
     ) -> Result<Response<()>, Status> {
-        let name = &request.get_ref().name;
-        if self.0.queue.cancel(&OperationName::from_client(name)) {
-            Ok(Response::new(()))
-        } else {
-            Err(unknown(name))
-        }
+        let name = own_operation(&Caller::of(&request)?, &request.get_ref().name)?;
+        if self.0.queue.cancel(&name) { Ok(Response::new(())) } else { Err(unknown_operation(name.as_str())) }
     }
 
     async fn wait_operation(
         &self,
         request: Request<WaitOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let timeout = match request.timeout {
             Some(timeout) => Duration::try_from(timeout)
@@ -115,7 +116,7 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
                 .min(WAIT_MAX),
             None => WAIT_MAX,
         };
-        let mut operation = find(&self.0, &request.name)?;
+        let mut operation = find(&self.0, &caller, &request.name)?;
         let ended = operation.views.wait_for(|view| matches!(view.stage, Stage::Completed(_)));
         // Not ended in time, or deleted meanwhile: the last state is the answer.
         let _ = tokio::time::timeout(timeout, ended).await.map(drop);

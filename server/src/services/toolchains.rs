@@ -1,8 +1,8 @@
 //! Toolchains: what is registered by name, and what an action that names one really runs.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 use wardian_proto::{Digest, DigestFunction, reapi, wardian};
 use wardian_runtime::{Failure, action};
@@ -12,6 +12,10 @@ use wardian_toolchains::{
 };
 
 use super::Context;
+use crate::auth::Caller;
+
+/// Bytes of the toolchains of one answer, which is not more than 4 MiB as a whole.
+const LIST_BYTES_MAX: usize = 1 << 20;
 
 pub(super) struct Toolchains(pub(super) Arc<Context>);
 
@@ -19,11 +23,27 @@ pub(super) struct Toolchains(pub(super) Arc<Context>);
 impl wardian::toolchains_server::Toolchains for Toolchains {
     async fn list_toolchains(
         &self,
-        _: Request<wardian::ListToolchainsRequest>,
+        request: Request<wardian::ListToolchainsRequest>,
     ) -> Result<Response<wardian::ListToolchainsResponse>, Status> {
         self.0.toolchains.ready().await?;
-        let toolchains = self.0.toolchains.list().iter().map(|toolchain| toolchain.to_wire()).collect();
-        Ok(Response::new(wardian::ListToolchainsResponse { toolchains }))
+        let after = request.into_inner().page_token;
+        let mut page = wardian::ListToolchainsResponse::default();
+        let mut bytes = 0;
+        for toolchain in self.0.toolchains.list() {
+            let label = toolchain.label();
+            if label <= after {
+                continue;
+            }
+            let wire = toolchain.to_wire();
+            bytes += wire.encoded_len();
+            if bytes > LIST_BYTES_MAX && !page.toolchains.is_empty() {
+                // The last one that is on this page: what is registered or removed meanwhile moves nothing.
+                page.next_page_token = page.toolchains.last().map(label_of).unwrap_or_default();
+                break;
+            }
+            page.toolchains.push(wire);
+        }
+        Ok(Response::new(page))
     }
 
     async fn get_toolchain(
@@ -43,7 +63,8 @@ impl wardian::toolchains_server::Toolchains for Toolchains {
         &self,
         request: Request<wardian::PutToolchainRequest>,
     ) -> Result<Response<wardian::Toolchain>, Status> {
-        refuse_strangers(&request)?;
+        // A registered module runs at the baseline tier and is kept for good: that is for the operator to say.
+        Caller::of(&request)?.check_operates("the registry of toolchains")?;
         let wire = request.into_inner().toolchain;
         let wire = wire.ok_or_else(|| Status::invalid_argument("toolchain is missing"))?;
         let toolchain = Toolchain::from_wire(wire).map_err(|e| Status::invalid_argument(e.to_string()))?;
@@ -56,7 +77,8 @@ impl wardian::toolchains_server::Toolchains for Toolchains {
         &self,
         request: Request<wardian::RemoveToolchainRequest>,
     ) -> Result<Response<wardian::RemoveToolchainResponse>, Status> {
-        refuse_strangers(&request)?;
+        // A registered module runs at the baseline tier and is kept for good: that is for the operator to say.
+        Caller::of(&request)?.check_operates("the registry of toolchains")?;
         let wardian::RemoveToolchainRequest { name, version } = request.into_inner();
         self.0.toolchains.remove(&name, &version).await.map_err(registry_status)?;
         tracing::info!(name, version, "removed");
@@ -64,14 +86,8 @@ impl wardian::toolchains_server::Toolchains for Toolchains {
     }
 }
 
-/// A registered module runs at the baseline tier and is kept for good: that is for the operator to say. Until
-/// callers are known by name, those on this machine count as operators.
-fn refuse_strangers<T>(request: &Request<T>) -> Result<(), Status> {
-    let is_here = |address: IpAddr| address.to_canonical().is_loopback();
-    if request.remote_addr().is_some_and(|address| is_here(address.ip())) {
-        return Ok(());
-    }
-    Err(Status::permission_denied("toolchains are registered and removed from the server's own machine only"))
+fn label_of(toolchain: &wardian::Toolchain) -> String {
+    format!("{}@{}", toolchain.name, toolchain.version)
 }
 
 fn registry_status(error: RegistryError) -> Status {
@@ -148,8 +164,8 @@ impl Context {
         let mut toolchains: Vec<Arc<Toolchain>> = Vec::new();
         for text in asked {
             let toolchain = resolved(&self.toolchains, text)?;
-            if !toolchains.iter().any(|other| other.tree == toolchain.tree && other.mount == toolchain.mount)
-            {
+            // Two names of one tree may have tools of their own; the same toolchain again has not.
+            if !toolchains.iter().any(|other| Arc::ptr_eq(other, &toolchain)) {
                 toolchains.push(toolchain);
             }
         }

@@ -16,11 +16,14 @@ pub enum Table {
     Chunks,
     /// Remote assets, by URI and qualifiers.
     Assets,
+    /// What is written to see whether writing works.
+    Health,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: &'static [Self] = &[Self::ActionCache, Self::Toolchains, Self::Chunks, Self::Assets];
+    pub const ALL: &'static [Self] =
+        &[Self::ActionCache, Self::Toolchains, Self::Chunks, Self::Assets, Self::Health];
 
     /// The name that backends keep the table under.
     pub const fn name(self) -> &'static str {
@@ -29,6 +32,7 @@ impl Table {
             Self::Toolchains => "toolchains",
             Self::Chunks => "chunks",
             Self::Assets => "assets",
+            Self::Health => "health",
         }
     }
 }

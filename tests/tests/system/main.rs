@@ -2,6 +2,7 @@
 //!
 //! One binary, because every further one would link the server again.
 
+mod access;
 mod action_cache;
 mod assets;
 mod assets_git;
@@ -18,6 +19,7 @@ mod determinism;
 mod digest_functions;
 mod execution;
 mod hostile;
+mod hostile_clients;
 mod hostile_modules;
 mod inputs;
 mod lifecycle;
@@ -29,7 +31,9 @@ mod outputs;
 mod pins;
 mod reflection;
 mod requests;
+mod sandbox;
 mod tiers;
+mod tls;
 mod toolchains;
 mod trees;
 mod uploads;

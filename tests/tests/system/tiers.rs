@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tonic::Code;
+use wardian_server::client::ServerUrl;
 use wardian_server::stats::OperationStats;
 use wardian_store::BlobStore as _;
 use wardian_tests::{TestAction, TestServer, bytes_of, code, soon};
@@ -16,7 +17,8 @@ async fn far_and_near() -> (TestServer, TestServer) {
     let far = TestServer::start().await;
     let address = far.address();
     let near = TestServer::with(|config| {
-        config.remote.url = Some(address.to_string().parse().unwrap());
+        let url: ServerUrl = address.to_string().parse().unwrap();
+        config.remote.access = Some(url.into());
     })
     .await;
     (far, near)

@@ -3,6 +3,7 @@
 //! What comes back is checked here: a whole blob against its digest, a part of one by its length, so a
 //! wrong server is found out and never believed. Nothing is kept on this side.
 
+mod connection;
 mod download;
 mod renewal;
 mod retry;
@@ -14,10 +15,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+pub use connection::Connection;
 use download::Download;
 use futures::StreamExt;
 use renewal::{Renewals, Renewed};
-use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 use wardian_proto::bytestream::ReadRequest;
 use wardian_proto::bytestream::byte_stream_client::ByteStreamClient;
@@ -70,23 +71,24 @@ impl Default for GrpcStoreLimits {
 /// One instance of a remote CAS. Clones share the connection.
 #[derive(Clone, Debug)]
 pub struct GrpcStore {
-    cas: ContentAddressableStorageClient<Channel>,
-    byte_stream: ByteStreamClient<Channel>,
+    cas: ContentAddressableStorageClient<Connection>,
+    byte_stream: ByteStreamClient<Connection>,
     instance: InstanceName,
     limits: GrpcStoreLimits,
     renewals: Arc<Renewals>,
 }
 
 impl GrpcStore {
-    /// A store that reaches `instance` through `channel`.
-    pub fn new(channel: Channel, instance: InstanceName, limits: GrpcStoreLimits) -> Self {
+    /// A store that reaches `instance` through `connection`.
+    pub fn new(connection: impl Into<Connection>, instance: InstanceName, limits: GrpcStoreLimits) -> Self {
+        let connection = connection.into();
         let batch_bytes_max = usize::try_from(limits.batch_bytes_max).unwrap_or(usize::MAX);
         let message_bytes_max = batch_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES).max(MESSAGE_BYTES_MIN);
         Self {
-            cas: ContentAddressableStorageClient::new(channel.clone())
+            cas: ContentAddressableStorageClient::new(connection.clone())
                 .max_decoding_message_size(message_bytes_max)
                 .max_encoding_message_size(message_bytes_max),
-            byte_stream: ByteStreamClient::new(channel)
+            byte_stream: ByteStreamClient::new(connection)
                 .max_decoding_message_size(message_bytes_max)
                 .max_encoding_message_size(message_bytes_max),
             instance,
@@ -99,7 +101,7 @@ impl GrpcStore {
     async fn unary<M, R, F>(
         &self,
         message: M,
-        call: impl Fn(ContentAddressableStorageClient<Channel>, Request<M>) -> F + Send,
+        call: impl Fn(ContentAddressableStorageClient<Connection>, Request<M>) -> F + Send,
     ) -> Result<R, Status>
     where
         M: Clone + Send,

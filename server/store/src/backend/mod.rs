@@ -4,7 +4,7 @@ mod grpc;
 mod memory;
 mod sled;
 
-pub use grpc::{GrpcStore, GrpcStoreLimits};
+pub use grpc::{Connection, GrpcStore, GrpcStoreLimits};
 pub use memory::MemoryStore;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use sled::fuzzing;

@@ -147,6 +147,7 @@ impl Run<'_> {
             stderr: said.stderr.freeze(),
             duration,
             usage: end.usage.map(Box::new),
+            remark: None,
         };
         Ok(match end.failure {
             None => Outcome::Exited(finished),
@@ -211,7 +212,7 @@ impl Said {
     /// What there is when the process did not say how it ended.
     fn cut_short(self, duration: Duration) -> Finished {
         let (stdout, stderr) = (self.stdout.freeze(), self.stderr.freeze());
-        Finished { exit_code: STOPPED_EXIT_CODE, stdout, stderr, duration, usage: None }
+        Finished { exit_code: STOPPED_EXIT_CODE, stdout, stderr, duration, usage: None, remark: None }
     }
 }
 

@@ -6,18 +6,17 @@
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use tokio::sync::oneshot;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 use wardian_proto::WriteName;
 use wardian_proto::bytestream::WriteRequest;
 use wardian_proto::bytestream::byte_stream_client::ByteStreamClient;
 
-use super::wire_size;
+use super::{Connection, wire_size};
 use crate::{Step, StoreError, Upload};
 
 /// Uploads one blob. A failure of the upload itself comes out as it is, not as the server saw it.
 pub(super) async fn send(
-    mut client: ByteStreamClient<Channel>,
+    mut client: ByteStreamClient<Connection>,
     name: WriteName,
     upload: Upload,
     write_bytes_max: usize,

@@ -1,0 +1,211 @@
+//! Whether there can be sandboxes on this machine, and the worker's side of one.
+
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use prost::Message as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::process::Command;
+
+use super::Ended;
+use super::wire::{self, End, How, Request};
+use crate::Failure;
+use crate::executor::Task;
+use crate::staged::Staged;
+
+/// How long making a sandbox may take when the worker starts.
+const PROBE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Whether native commands run in sandboxes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// Where the machine allows it.
+    #[default]
+    Auto,
+    /// A worker that cannot make them does not start.
+    Require,
+    /// Never.
+    None,
+}
+
+impl SandboxMode {
+    /// The words for them in the configuration.
+    pub const WORDS: [(&str, Self); 3] =
+        [("auto", Self::Auto), ("require", Self::Require), ("none", Self::None)];
+}
+
+/// How native commands are confined.
+#[derive(Clone, Debug)]
+pub struct SandboxSettings {
+    /// Whether they are at all.
+    pub mode: SandboxMode,
+    /// Whether an action may have the machine's network, with `network=on`.
+    pub network: bool,
+    /// Paths of the machine that commands can read, beside its programs and libraries.
+    pub read_only_paths: Vec<PathBuf>,
+    /// Memory that a process may take for its data; `None` is no limit.
+    pub memory_bytes_max: Option<u64>,
+    /// Processes and threads of a command.
+    pub processes_max: u64,
+    /// Processor time of a process; `None` is no limit.
+    pub cpu_max: Option<Duration>,
+}
+
+impl Default for SandboxSettings {
+    fn default() -> Self {
+        Self {
+            mode: SandboxMode::Auto,
+            network: false,
+            read_only_paths: Vec::new(),
+            memory_bytes_max: None,
+            processes_max: 8192,
+            cpu_max: None,
+        }
+    }
+}
+
+/// Makes sandboxes out of namespaces of our own.
+#[derive(Debug)]
+pub(super) struct Sandbox {
+    program: PathBuf,
+    settings: SandboxSettings,
+}
+
+impl Sandbox {
+    /// Makes one to see whether there can be any.
+    pub(super) fn find(
+        settings: &SandboxSettings,
+        program: &Path,
+        folder: &Path,
+    ) -> anyhow::Result<Option<Self>> {
+        if settings.mode == SandboxMode::None {
+            return Ok(None);
+        }
+        for shown in &settings.read_only_paths {
+            anyhow::ensure!(
+                !folder.starts_with(shown),
+                "worker.sandbox.read_only_paths: {} holds the worker's own folder",
+                shown.display()
+            );
+        }
+        let sandbox = Self { program: program.to_owned(), settings: settings.clone() };
+        match sandbox.probe(folder) {
+            Ok(()) => Ok(Some(sandbox)),
+            Err(why) if settings.mode == SandboxMode::Require => {
+                Err(why.context("worker.sandbox.mode is \"require\", and no sandbox can be made here"))
+            }
+            Err(why) => {
+                let why = format!("{why:#}");
+                tracing::warn!(
+                    why,
+                    "no sandbox can be made here: native actions can see this machine's files"
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    fn probe(&self, folder: &Path) -> anyhow::Result<()> {
+        anyhow::ensure!(cfg!(target_os = "linux"), "sandboxes need Linux");
+        let (root, tmp) = (Staged::new(folder)?, Staged::new(folder)?);
+        let request = Request { probe: true, ..self.request(root.path(), tmp.path()) };
+        let (mut ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_read_timeout(Some(PROBE_TIME_MAX))?;
+        let mut process = std::process::Command::new(&self.program);
+        process.arg("run-native").env_clear().current_dir("/").stdin(OwnedFd::from(theirs));
+        let mut process = process
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("start {}", self.program.display()))?;
+        let end = ours
+            .write_all(&wire::encode(&request)?)
+            .and_then(|()| wire::receive::<End>(&mut ours))
+            .context("the process that makes sandboxes does not answer");
+        // Ends the process, whatever it does.
+        drop(ours);
+        let _ = process.wait();
+        match end?.how {
+            Some(How::Exited(0)) => Ok(()),
+            Some(How::Failed(why)) => Err(anyhow::anyhow!("{why}")),
+            other => Err(anyhow::anyhow!("the process that makes sandboxes says {other:?}")),
+        }
+    }
+
+    fn request(&self, root: &Path, tmp: &Path) -> Request {
+        let settings = &self.settings;
+        let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+        Request {
+            root: bytes(root),
+            tmp: bytes(tmp),
+            read_only_paths: settings.read_only_paths.iter().map(|path| bytes(path)).collect(),
+            memory_bytes_max: settings.memory_bytes_max.unwrap_or(0),
+            processes_max: settings.processes_max,
+            cpu_seconds_max: settings.cpu_max.map_or(0, |max| max.as_secs()),
+            ..Request::default()
+        }
+    }
+
+    /// The process that makes a sandbox for a command, and what it says.
+    pub(super) fn command(&self, task: &Task<'_>, staged: &Staged) -> Result<(Command, Ears), Failure> {
+        let spec = task.spec;
+        let folder = staged.path().parent().unwrap_or(Path::new("/"));
+        let tmp = Staged::new(folder)?;
+        let asks = |name: &str, value: &str| spec.platform.get(name) == Some(value);
+        let environment = spec.environment.iter();
+        let request = Request {
+            working_directory: spec.working_directory.as_str().to_owned(),
+            arguments: spec.arguments.clone(),
+            environment: environment.flat_map(|(name, value)| [name.clone(), value.clone()]).collect(),
+            chroot: asks("chroot-input-root", "true"),
+            network: self.settings.network && asks("network", "on"),
+            ..self.request(staged.path(), tmp.path())
+        };
+        let request = wire::encode(&request).map_err(Failure::io("write request to a sandbox"))?;
+        let (socket, theirs) = UnixStream::pair().map_err(Failure::io("make a socket"))?;
+        let theirs = theirs.into_std().and_then(|socket| socket.set_nonblocking(false).map(|()| socket));
+        let theirs = OwnedFd::from(theirs.map_err(Failure::io("make a socket"))?);
+        let mut command = Command::new(&self.program);
+        command.arg("run-native").env_clear().current_dir("/").stdin(Stdio::from(theirs));
+        Ok((command, Ears { socket, request, _tmp: tmp }))
+    }
+}
+
+/// What a sandbox is told, and what it says. Dropping it ends the sandbox.
+pub(super) struct Ears {
+    socket: UnixStream,
+    request: Vec<u8>,
+    /// Its /tmp, gone when the sandbox is.
+    _tmp: Staged,
+}
+
+impl Ears {
+    /// Sends the request, and waits for how the command ended.
+    pub(super) async fn exchange(&mut self) -> Result<Ended, Failure> {
+        // A process that does not listen is noticed below.
+        let _ = self.socket.write_all(&self.request).await;
+        let end = self.listen().await.map_err(|error| {
+            Failure::Internal(format!("the sandbox ended and did not say how the command did: {error}"))
+        })?;
+        match end.how {
+            Some(How::Exited(code)) => Ok(Ended::Code(code & 0xff)),
+            Some(How::Signalled(signal)) => Ok(Ended::Signal(signal & 0x7f)),
+            Some(How::NoTool(why)) => Ok(Ended::NoTool(why)),
+            Some(How::Failed(why)) => Err(Failure::Internal(format!("the sandbox could not be made: {why}"))),
+            None => Err(Failure::Internal("the sandbox says nothing of the command's end".into())),
+        }
+    }
+
+    async fn listen(&mut self) -> std::io::Result<End> {
+        let length = wire::checked(self.socket.read_u32_le().await?)?;
+        let mut bytes = vec![0; length];
+        self.socket.read_exact(&mut bytes).await?;
+        End::decode(&*bytes).map_err(std::io::Error::other)
+    }
+}

@@ -1,0 +1,94 @@
+//! What a worker and the process that runs a command for it say to each other, over one socket: the worker one
+//! [`Request`], the process one [`End`], each with its length before it.
+
+use std::io::{self, Read};
+
+use prost::Message;
+
+/// Size of one message. Arguments and environment, which have a limit of their own, take most of a request.
+pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// What to run, where, and within which bounds. Zero stands for no bound.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Request {
+    /// Path of the staged input root.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) root: Vec<u8>,
+    /// Path of an empty folder that becomes /tmp.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) tmp: Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub(super) working_directory: String,
+    #[prost(string, repeated, tag = "4")]
+    pub(super) arguments: Vec<String>,
+    /// Names and values in turn.
+    #[prost(string, repeated, tag = "5")]
+    pub(super) environment: Vec<String>,
+    /// Whether the input root is the whole system.
+    #[prost(bool, tag = "6")]
+    pub(super) chroot: bool,
+    /// Whether the command has the machine's network.
+    #[prost(bool, tag = "7")]
+    pub(super) network: bool,
+    /// Further paths of the machine that the command can read.
+    #[prost(bytes = "vec", repeated, tag = "8")]
+    pub(super) read_only_paths: Vec<Vec<u8>>,
+    #[prost(uint64, tag = "9")]
+    pub(super) memory_bytes_max: u64,
+    #[prost(uint64, tag = "10")]
+    pub(super) processes_max: u64,
+    #[prost(uint64, tag = "11")]
+    pub(super) cpu_seconds_max: u64,
+    /// Only find out whether all this can be had; nothing is run.
+    #[prost(bool, tag = "12")]
+    pub(super) probe: bool,
+}
+
+/// How it ended.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct End {
+    #[prost(oneof = "How", tags = "1, 2, 3, 4")]
+    pub(super) how: Option<How>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum How {
+    /// The command ended with this code.
+    #[prost(sint32, tag = "1")]
+    Exited(i32),
+    /// This signal ended it.
+    #[prost(sint32, tag = "2")]
+    Signalled(i32),
+    /// There is no such tool.
+    #[prost(string, tag = "3")]
+    NoTool(String),
+    /// The sandbox could not be made.
+    #[prost(string, tag = "4")]
+    Failed(String),
+}
+
+/// A message with its length before it.
+pub(super) fn encode(message: &impl Message) -> io::Result<Vec<u8>> {
+    let bytes = message.encode_to_vec();
+    let length = u32::try_from(bytes.len()).ok().filter(|length| checked(*length).is_ok());
+    let length =
+        length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the request is too large"))?;
+    Ok([&length.to_le_bytes()[..], &bytes].concat())
+}
+
+/// Reads a message.
+pub(super) fn receive<M: Message + Default>(from: &mut impl Read) -> io::Result<M> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let mut bytes = vec![0; checked(u32::from_le_bytes(length))?];
+    from.read_exact(&mut bytes)?;
+    M::decode(&*bytes).map_err(io::Error::other)
+}
+
+pub(super) fn checked(length: u32) -> io::Result<usize> {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if length > MESSAGE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too large"));
+    }
+    Ok(length)
+}

@@ -1,0 +1,198 @@
+//! Native actions in sandboxes: what they see, how they end, what they can ask for.
+//!
+//! A machine that allows no sandboxes cannot show any of this; then the tests say so on standard error. With
+//! WARDIAN_SANDBOX=require in the environment that is a failure.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tonic::Code;
+use wardian_runtime::{SandboxMode, SandboxSettings};
+use wardian_server::config::Config;
+use wardian_tests::{TestAction, TestServer, until};
+
+/// A server whose native actions run in sandboxes; `None` where there can be none.
+async fn server_with(configure: impl FnOnce(&mut Config)) -> Option<TestServer> {
+    let server = TestServer::with(|config| {
+        config.worker.sandbox.mode = SandboxMode::Auto;
+        configure(config);
+    })
+    .await;
+    let probe = TestAction::new(&["true"]).platform(&[("sandbox", "namespaces")]);
+    let built = server.upload(probe).await;
+    match server.follow(built.request()).await {
+        Ok(_) => Some(server),
+        Err(refusal) => {
+            let required = std::env::var("WARDIAN_SANDBOX").is_ok_and(|word| word == "require");
+            assert!(!required, "sandboxes are required, and there are none: {refusal}");
+            eprintln!("NOT TESTED: this machine allows no sandboxes: {refusal}");
+            None
+        }
+    }
+}
+
+async fn server() -> Option<TestServer> {
+    server_with(|_| {}).await
+}
+
+/// What a script of the shell writes to its standard output.
+async fn says(server: &TestServer, script: &str, arguments: &[&Path]) -> String {
+    let ended = server.succeed(TestAction::sh(script, arguments).do_not_cache()).await;
+    server.streams(&ended).await.0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_sees_its_inputs_and_the_machines_programs_only() {
+    let Some(server) = server().await else { return };
+    let action = TestAction::sh("pwd; cat ../in; echo made > out; ls -A /tmp | wc -l", &[])
+        .file("in", "input\n")
+        .directory("work")
+        .working_directory("work")
+        .outputs(&["out"]);
+    let ended = server.succeed(action).await;
+    assert_eq!(server.streams(&ended).await.0, "/action/work\ninput\n0\n");
+    assert_eq!(server.get(ended.result().output_files[0].digest.as_ref()).await, "made\n");
+    let secret = server.folder().join("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    let data = server.folder().join("data");
+    for hidden in [&*secret, &*data, Path::new("/root"), Path::new("/home"), Path::new("/etc/shadow")] {
+        assert_eq!(says(&server, "test -e \"$1\" && echo seen; true", &[hidden]).await, "", "{hidden:?}");
+    }
+    let refused = "for f in /usr/x /bin/x /etc/x /x /proc/sys/kernel/core_pattern; do echo 1 2>/dev/null > $f && echo $f; done; true";
+    assert_eq!(says(&server, refused, &[]).await, "");
+    assert_eq!(says(&server, "grep CapEff /proc/self/status", &[]).await, "CapEff:\t0000000000000000\n");
+    // Nobody but the command and the process that waits for it.
+    assert_eq!(says(&server, "set -- /proc/[0-9]*; echo $#", &[]).await, "2\n");
+    server.assert_unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_has_no_network_but_its_own() {
+    let Some(server) = server().await else { return };
+    let interfaces = "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '";
+    assert_eq!(says(&server, interfaces, &[]).await, "lo\n");
+    let asked = TestAction::sh(interfaces, &[]).platform(&[("network", "on")]);
+    let refusal = server.refused(asked.clone()).await;
+    assert_eq!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
+    assert!(refusal.message.contains("network"), "{refusal:?}");
+    let open = server_with(|config| config.worker.sandbox.network = true).await.unwrap();
+    let machine = std::fs::read_to_string("/proc/net/dev").unwrap().lines().count() - 2;
+    let ended = open.succeed(asked).await;
+    assert_eq!(open.streams(&ended).await.0.lines().count(), machine);
+    assert_eq!(says(&open, interfaces, &[]).await, "lo\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_is_told_apart_from_an_exit_with_its_code() {
+    let Some(server) = server().await else { return };
+    let ended = server.run(TestAction::sh("kill -KILL $$", &[])).await;
+    assert_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 137));
+    assert_eq!(ended.response.message, "the command was ended by signal 9");
+    let ended = server.run(TestAction::sh("exit 137", &[])).await;
+    assert_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 137));
+    assert_eq!(ended.response.message, "");
+    let refusal = server.refused(TestAction::new(&["no-such-tool"])).await;
+    assert_eq!(refusal.code, Code::FailedPrecondition);
+    assert!(refusal.message.contains("no-such-tool") && refusal.message.contains("PATH"), "{refusal:?}");
+}
+
+/// Processes of the machine whose command line holds a text.
+fn running(text: &str) -> usize {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).contains(text)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_outlives_a_command_not_even_in_a_session_of_its_own() {
+    let Some(server) = server().await else { return };
+    let mark = format!("31{}", std::process::id());
+    let script = format!("setsid sleep {mark} & echo over");
+    let ended = server.succeed(TestAction::sh(&script, &[])).await;
+    assert_eq!(server.streams(&ended).await.0, "over\n");
+    assert_eq!(running(&format!("sleep\0{mark}")), 0);
+    let script = format!("echo kept > out; setsid sleep {mark} & sleep {mark}");
+    let action = TestAction::sh(&script, &[]).outputs(&["out"]).timeout(Duration::from_secs(1));
+    let ended = server.run(action).await;
+    assert_eq!(ended.code(), Code::DeadlineExceeded);
+    assert_eq!(server.get(ended.result().output_files[0].digest.as_ref()).await, "kept\n");
+    assert_eq!(running(&format!("sleep\0{mark}")), 0);
+    let following = server.begin(TestAction::sh(&script, &[])).await;
+    until("the command runs", || running(&format!("sleep\0{mark}")) == 2).await;
+    drop(server);
+    until("the command is gone with its worker", || running(&format!("sleep\0{mark}")) == 0).await;
+    drop(following);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_memory_and_processor_time_are_bounded() {
+    let limits = |config: &mut Config| {
+        config.worker.sandbox = SandboxSettings {
+            memory_bytes_max: Some(64 << 20),
+            processes_max: 20,
+            cpu_max: Some(Duration::from_secs(1)),
+            ..SandboxSettings::default()
+        };
+    };
+    let Some(server) = server_with(limits).await else { return };
+    let ended = server.run(TestAction::sh("for i in $(seq 40); do sleep 9 & done; echo all", &[])).await;
+    assert_ne!(ended.result().exit_code, 0, "{:?}", server.streams(&ended).await);
+    // `dd` holds one block in memory.
+    let block = |size: &str| TestAction::new(&["dd", "if=/dev/zero", "of=/dev/null", "count=1", size]);
+    server.succeed(block("bs=16M")).await;
+    assert_ne!(server.run(block("bs=128M")).await.result().exit_code, 0);
+    let refusal = server.refused(TestAction::sh("while :; do :; done", &[])).await;
+    assert_eq!(refusal.code, Code::ResourceExhausted, "{refusal:?}");
+    assert!(refusal.message.contains("cpu_seconds_max"), "{refusal:?}");
+}
+
+/// The libraries that programs of the machine need, and the loader, by their paths.
+fn libraries(programs: &[PathBuf]) -> BTreeSet<String> {
+    let told = std::process::Command::new("ldd").args(programs).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    let paths = told.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
+    paths.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_input_root_may_be_the_whole_system() {
+    let Some(server) = server().await else { return };
+    let script = "cat /etc/name; if test -e /usr/bin/env; then echo leaked; fi; echo $PWD > /out";
+    let [shell, cat] = ["/bin/sh", "/bin/cat"].map(|path| std::fs::canonicalize(path).unwrap());
+    let mut action = TestAction::new(&["sh", "-c", script])
+        .env("PATH", "/tools")
+        .executable("tools/sh", std::fs::read(&shell).unwrap())
+        .executable("tools/cat", std::fs::read(&cat).unwrap())
+        .file("etc/name", "inside\n")
+        .outputs(&["out"])
+        .platform(&[("chroot-input-root", "true")]);
+    for library in libraries(&[shell, cat]) {
+        action = action.executable(library.trim_start_matches('/'), std::fs::read(&library).unwrap());
+    }
+    let ended = server.succeed(action.clone()).await;
+    assert_eq!(server.streams(&ended).await.0, "inside\n");
+    assert_eq!(server.get(ended.result().output_files[0].digest.as_ref()).await, "/\n");
+    // Without a sandbox it cannot be had, and that is said.
+    let open = TestServer::start().await;
+    let refusal = open.refused(action).await;
+    assert_eq!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
+    assert!(refusal.message.contains("chroot-input-root"), "{refusal:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_is_demanded_and_cannot_be_made_is_refused() {
+    let server = TestServer::start().await;
+    let refusal = server.refused(TestAction::new(&["true"]).platform(&[("sandbox", "namespaces")])).await;
+    assert_eq!(refusal.code, Code::FailedPrecondition);
+    assert!(refusal.message.contains("sandbox"), "{refusal:?}");
+    server.succeed(TestAction::new(&["true"]).platform(&[("sandbox", "none")])).await;
+    // A worker that must have one does not start without.
+    let folder = tempfile::tempdir().unwrap();
+    let mut config =
+        Config { listen: ([127, 0, 0, 1], 0).into(), data: folder.path().join("data"), ..Config::default() };
+    config.worker.sandbox.mode = SandboxMode::Require;
+    config.worker.compile.program = "/bin/false".into();
+    let refusal = wardian_server::app::Server::start(config).await.map(drop).unwrap_err();
+    assert!(format!("{refusal:#}").contains("worker.sandbox.mode"), "{refusal:#}");
+}
