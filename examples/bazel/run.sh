@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Builds and tests this workspace on a running remote execution server, twice,
-# and fails unless the second time executes nothing.
+# Builds and tests this workspace on a running remote execution server, as
+# programs of the machine and as WebAssembly, then does the same from a copy of
+# it elsewhere, and fails unless that executes nothing. The server must have the
+# toolchains clang and esbuild (wardian toolchain add clang esbuild).
 #
 #   run.sh [HOST:PORT]    default 127.0.0.1:8980
 #   run.sh --version      only check the packages this needs, and name Bazel's
@@ -60,13 +62,14 @@ if [[ $endpoint == --version ]]; then
   exit 0
 fi
 
-# --- A Bazel of our own, which leaves nothing behind. ------------------------
+# --- Bazels of our own, which leave nothing behind. --------------------------
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/bazel-example.XXXXXX")
+clone=first
 
-bazel() { # no user's .bazelrc, no terminal, no input
-  /usr/bin/bazel-4 --output_user_root="$scratch/root" --nohome_rc \
+bazel() { # no user's .bazelrc, no terminal, no input; each clone's is its own
+  /usr/bin/bazel-4 --output_user_root="$scratch/root-$clone" --nohome_rc \
     --max_idle_secs=300 "$@" < /dev/null
 }
 
@@ -80,7 +83,7 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# --- The four invocations. ---------------------------------------------------
+# --- The invocations. --------------------------------------------------------
 
 hits=0     # of the last invocation: answered from the action cache
 executed=0 # of the last invocation: executed by the server
@@ -110,35 +113,64 @@ count() { # WHAT LOGFILE
   ((sum == total)) || die "$1: the counts do not add up: '$line'"
 }
 
-run() { # build|test
-  echo "== bazel $1 //..."
+run() { # COMMAND OPTION...: with what is built and tested
+  echo "== bazel $*"
   bazel "$1" --remote_executor="grpc://$endpoint" --jobs=4 \
     --noshow_progress --curses=no --color=no --symlink_prefix=/ \
-    --test_output=errors //... 2>&1 | tee "$scratch/log" ||
-    die "bazel $1 failed"
-  count "bazel $1" "$scratch/log"
+    --test_output=errors "${@:2}" 2>&1 | tee "$scratch/log" ||
+    die "bazel $* failed"
+  count "bazel $*" "$scratch/log"
 }
 
-run build
-build=$((hits + executed)) first="$executed"
-run test
-tests=$((hits + executed)) first="$((first + executed))"
-((build > 0 && tests > 0)) || die "the first run sent the server nothing"
-
-echo "== bazel clean"
-bazel clean > "$scratch/log" 2>&1 || die "$(cat "$scratch/log")"
-
-again() { # WHAT ACTIONS
-  ((executed == 0)) || die "second bazel $1: executed $executed of $2 actions"
-  ((hits == $2)) || die "second bazel $1: $hits cache hits, expected $2"
+# Everything, natively and (what is C++) for WASI; $1 is called after each.
+everything() {
+  run build //...
+  "$1" build
+  run test //...
+  "$1" tests
+  run build --config=wasi //cpp/...
+  "$1" wasi_build
+  run test --config=wasi //cpp/...
+  "$1" wasi_tests
 }
-run build
-again build "$build"
-run test
-again test "$tests"
 
+declare -A actions
+first=0
+note() {
+  actions[$1]=$((hits + executed)) first=$((first + executed))
+  ((${actions[$1]} > 0)) || die "$1: the server was sent nothing"
+}
+again() {
+  ((executed == 0)) || die "second clone, $1: executed $executed of ${actions[$1]}"
+  ((hits == ${actions[$1]})) ||
+    die "second clone, $1: $hits cache hits, expected ${actions[$1]}"
+}
+
+is_wasm() { # FILE: whether it begins like a WebAssembly module
+  [[ $(head -c 4 "$1" | od -An -tx1) == ' 00 61 73 6d' ]]
+}
+
+everything note
+bin=$(bazel info --config=wasi bazel-bin 2> /dev/null)
+for program in top_words word_count_test; do
+  is_wasm "$bin/cpp/$program" || die "$program was not built for WebAssembly"
+done
+bin=$(bazel info bazel-bin 2> /dev/null)
+is_wasm "$bin/cpp/top_words" && die "top_words was built for WebAssembly"
 echo "== text/report.txt"
-cat "$(bazel info bazel-bin 2> /dev/null)/text/report.txt"
+cat "$bin/text/report.txt"
+echo "== wasm/page.js"
+cat "$bin/wasm/page.js"
+bazel shutdown > "$scratch/log" 2>&1 || cat "$scratch/log" >&2
+
+echo "== a second clone, in another place"
+clone=second
+mkdir -p "$scratch/elsewhere"
+cp -r . "$scratch/elsewhere/again"
+cd "$scratch/elsewhere/again"
+everything again
+
 echo
-echo "OK: $build build actions and $tests test actions; the first run executed" \
-  "$first, the second none."
+echo "OK: $((actions[build] + actions[wasi_build])) build actions and" \
+  "$((actions[tests] + actions[wasi_tests])) test actions; the first clone" \
+  "executed $first, the second none."

@@ -9,7 +9,7 @@ use wardian_scheduler::Platform;
 use wardian_store::{BlobStore, StoreError};
 
 use crate::executor::wasm::WasmSettings;
-use crate::{Failure, Limits};
+use crate::{Failure, Limits, test_setup};
 
 /// Folders that PATH may have.
 const PATH_FOLDERS_MAX: usize = 1000;
@@ -68,6 +68,16 @@ pub struct ActionSpec {
     pub working_directory: RelPath,
     pub outputs: OutputSpec,
     pub directory_format: DirectoryFormat,
+    /// Directories that are there when the command starts, beside those that hold outputs. A module can open them
+    /// by their absolute paths whatever its working directory is.
+    pub directories: Vec<RelPath>,
+}
+
+impl ActionSpec {
+    /// Every directory that is made before the command starts.
+    pub(crate) fn made_directories(&self) -> Vec<RelPath> {
+        self.outputs.parents().into_iter().chain(self.directories.iter().cloned()).collect()
+    }
 }
 
 /// How output directories are reported.
@@ -161,7 +171,7 @@ pub async fn read(store: &dyn BlobStore, digest: Digest, limits: &Limits) -> Res
             "Command.output_node_properties: {name:?} is not supported; this server supports none"
         )));
     }
-    Ok(ActionSpec {
+    let mut spec = ActionSpec {
         action: digest,
         input_root,
         wasm: WasmSettings::parse(&platform, limits)?,
@@ -172,7 +182,12 @@ pub async fn read(store: &dyn BlobStore, digest: Digest, limits: &Limits) -> Res
         environment: environment(&command)?,
         arguments: command.arguments,
         working_directory,
-    })
+        directories: Vec::new(),
+    };
+    if spec.wasm.is_bazel_test {
+        test_setup::replace(&mut spec)?;
+    }
+    Ok(spec)
 }
 
 fn check_arguments(command: &reapi::Command, limits: &Limits) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! worker         takes assignments from a WorkQueue and reports on them
-//!   action       Action and Command, parsed and checked
+//!   action       Action and Command, parsed and checked; test_setup, what a test of Bazel really runs
 //!   workspace    the files of a preview-1 module: the input tree, read when looked at, and what was written
 //!   input_root   for everything else the input tree, checked for completeness and staged as private copies
 //!   executor     wasm or native: runs the command under limits
@@ -23,6 +23,7 @@ pub mod limits;
 pub mod logs;
 mod outputs;
 mod staged;
+mod test_setup;
 pub mod wasi;
 mod worker;
 pub mod workspace;

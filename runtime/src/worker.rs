@@ -248,7 +248,7 @@ impl Worker {
                 let input = InputRoot::read(store, spec.input_root, limits).await?;
                 let staged = Staged::new(&folder)?;
                 input.stage(store, staged.path(), limits).await?;
-                make_directories(staged.path(), spec.outputs.parents()).await?;
+                make_directories(staged.path(), spec.made_directories()).await?;
                 Ok(Files::Staged(staged))
             }
         }

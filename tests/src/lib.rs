@@ -4,6 +4,7 @@
 
 mod action;
 mod blob;
+pub mod conformance;
 pub mod corpus;
 mod ended;
 mod guest;
@@ -19,7 +20,7 @@ pub use action::{Built, TestAction};
 pub use blob::{Blob, Random, random};
 pub use ended::{Ended, Following, Refusal, doing, metadata};
 pub use guest::{component_of, guest};
-pub use process::{Memory, Process, ServerProcess, allocated_below};
+pub use process::{Memory, Process, ServerProcess, allocated_below, faketime};
 pub use server::{TestServer, code, wardian};
 
 /// How long anything may take before a test gives up on it. Generous: it is for faults, not for timing.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -206,4 +206,11 @@ pub fn allocated_below(folder: &Path) -> u64 {
             metadata.blocks() * 512 + if metadata.is_dir() { allocated_below(&path) } else { 0 }
         })
         .sum()
+}
+
+/// The library of `faketime`, which gives a process another clock, if this machine has it.
+pub fn faketime() -> Option<PathBuf> {
+    let folders = fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok);
+    let library = |folder: fs::DirEntry| folder.path().join("faketime/libfaketime.so.1");
+    folders.map(library).find(|path| path.exists())
 }

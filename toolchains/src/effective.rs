@@ -71,7 +71,11 @@ pub async fn effective(
     }
     let mut made = Vec::new();
     let mut root = root;
-    for toolchain in toolchains {
+    for (at, toolchain) in toolchains.iter().enumerate() {
+        let same = |other: &&Arc<Toolchain>| other.tree == toolchain.tree && other.mount == toolchain.mount;
+        if toolchains[..at].iter().any(|other| same(&other)) {
+            continue;
+        }
         let mut graft = Graft { blobs, directory_bytes_max, toolchain, made: &mut made };
         root = graft.at(root).await?;
     }

@@ -3,18 +3,18 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use crate::{Manifest, Package, PackageError, Source};
+use crate::program::{self, Ended};
+use crate::{BuildLimits, Manifest, Package, PackageError, Source};
 
-/// How much of the end of a client's messages is kept.
-const MESSAGE_BYTES_MAX: usize = 8 << 10;
+/// How old a folder that a killed process left behind is when it is removed.
+const LEFT_BEHIND_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How many of its last lines an error repeats.
-const MESSAGE_LINES_MAX: usize = 10;
+/// How the names of folders begin that are there for a while only.
+const SCRATCH_PREFIX: &str = ".incoming-";
 
 /// The package clients and where their packages are kept.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct Clients {
     pub folder: PathBuf,
     /// How long a client may take for one package.
     pub time_max: Duration,
+    /// What building a package may take.
+    pub build: BuildLimits,
 }
 
 impl Clients {
@@ -40,6 +42,7 @@ impl Clients {
             cargo: "cargo".into(),
             folder: folder.into(),
             time_max: Duration::from_secs(600),
+            build: BuildLimits::default(),
         }
     }
 
@@ -47,6 +50,27 @@ impl Clients {
     pub fn package_path(&self, manifest: &Manifest) -> PathBuf {
         let extension = manifest.source.extension();
         self.folder.join(format!("{}-{}.{extension}", manifest.name, manifest.version))
+    }
+
+    /// Where the archive is kept of what is built of the package.
+    pub fn built_path(&self, manifest: &Manifest) -> PathBuf {
+        self.folder.join(format!("{}-{}.built.tar", manifest.name, manifest.version))
+    }
+
+    /// A new folder in the folder of packages, so that moving a file there is one rename; it goes when it is dropped.
+    /// What an earlier process left there without a chance to remove it goes as well.
+    pub(crate) fn scratch(&self) -> io::Result<tempfile::TempDir> {
+        std::fs::create_dir_all(&self.folder)?;
+        for entry in std::fs::read_dir(&self.folder)?.filter_map(Result::ok) {
+            let old = entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|modified| {
+                SystemTime::now().duration_since(modified).is_ok_and(|age| age > LEFT_BEHIND_AGE)
+            });
+            if old && entry.file_name().to_string_lossy().starts_with(SCRATCH_PREFIX) {
+                // Another process may do the same; the folder is only in the way.
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        tempfile::Builder::new().prefix(SCRATCH_PREFIX).tempdir_in(&self.folder)
     }
 }
 
@@ -111,10 +135,7 @@ pub async fn fetch(
         kept => return Ok(kept?),
     }
     let at_folder = |source| FetchError::Folder { path: clients.folder.clone(), source };
-    std::fs::create_dir_all(&clients.folder).map_err(at_folder)?;
-    // In the same folder, so that the last step is one rename; it is removed on every way out of here.
-    let incoming =
-        tempfile::Builder::new().prefix(".incoming-").tempdir_in(&clients.folder).map_err(at_folder)?;
+    let incoming = clients.scratch().map_err(at_folder)?;
     let call = Call::new(&manifest.source, clients, incoming.path()).map_err(at_folder)?;
     call.run(clients.time_max, &path).await?;
 
@@ -222,16 +243,11 @@ impl Call {
     /// Has the client deliver the package. `path` is where it will be kept.
     async fn run(&self, time_max: Duration, path: &Path) -> Result<(), FetchError> {
         let (program, spec) = (self.program.clone(), self.spec.clone());
-        let child = Command::new(&self.program)
-            .args(&self.arguments)
-            // Away from whatever project we are run in, and from its settings.
-            .current_dir(&self.folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn();
-        let mut child = child.map_err(|source| match source.kind() {
+        let mut command = Command::new(&self.program);
+        // Away from whatever project we are run in, and from its settings.
+        command.args(&self.arguments).current_dir(&self.folder).stdout(Stdio::null());
+        let ended = program::run(command, time_max, std::future::pending()).await;
+        let ended = ended.map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => FetchError::ClientAbsent {
                 program: program.clone(),
                 brings: self.brings,
@@ -240,22 +256,21 @@ impl Call {
             },
             _ => FetchError::ClientStart { program: program.clone(), source },
         })?;
-        let stderr = child.stderr.take().expect("stderr is piped");
-        let run = async {
-            let message = tail(stderr).await?;
-            Ok((child.wait().await?, message))
-        };
-        let outcome = match tokio::time::timeout(time_max, run).await {
-            Ok(outcome) => outcome,
-            Err(_) => return Err(FetchError::ClientTimeout { program, spec, limit: time_max }),
-        };
-        let (status, message) =
-            outcome.map_err(|source| FetchError::ClientStart { program: program.clone(), source })?;
-        if status.success() {
-            return Ok(());
+        match ended {
+            Ended::Good => Ok(()),
+            Ended::Stopped(()) => Err(FetchError::ClientTimeout { program, spec, limit: time_max }),
+            Ended::Bad { status, message } => {
+                let by_hand = self.by_hand.clone();
+                Err(FetchError::ClientFailed {
+                    program,
+                    spec,
+                    status,
+                    message,
+                    by_hand,
+                    path: path.to_owned(),
+                })
+            }
         }
-        let (message, by_hand) = (last_lines(&message), self.by_hand.clone());
-        Err(FetchError::ClientFailed { program, spec, status, message, by_hand, path: path.to_owned() })
     }
 }
 
@@ -265,32 +280,6 @@ fn cargo_caches() -> Vec<PathBuf> {
     let Some(home) = home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))) else { return Vec::new() };
     let folders = std::fs::read_dir(home.join("registry/cache")).into_iter().flatten();
     folders.filter_map(|entry| Some(entry.ok()?.path())).collect()
-}
-
-/// Reads to the end and returns the last bytes.
-async fn tail(mut from: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
-    let mut kept = Vec::new();
-    let mut chunk = vec![0; MESSAGE_BYTES_MAX];
-    loop {
-        match from.read(&mut chunk).await? {
-            0 => return Ok(kept),
-            read => kept.extend_from_slice(&chunk[..read]),
-        }
-        kept.drain(..kept.len().saturating_sub(MESSAGE_BYTES_MAX));
-    }
-}
-
-/// The last lines as plain text: what a terminal would take for commands is left out.
-fn last_lines(message: &[u8]) -> String {
-    let text = String::from_utf8_lossy(message);
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let last = &lines[lines.len().saturating_sub(MESSAGE_LINES_MAX)..];
-    let plain = |line: &&str| format!("  {}", line.chars().filter(|c| !c.is_control()).collect::<String>());
-    if last.is_empty() {
-        "  (nothing)".to_owned()
-    } else {
-        last.iter().map(plain).collect::<Vec<_>>().join("\n")
-    }
 }
 
 /// The one package file in some folders.

@@ -9,9 +9,12 @@ use wardian_proto::{Digest, RelPath};
 use crate::Toolchain;
 use crate::toolchain::{self, Tool, is_own_property, is_tool_name, is_variable};
 
+mod build;
 mod keys;
 mod source;
 
+use build::read_build;
+pub use build::{Build, Builder, FILE, MADE, STEM, Step};
 use keys::{Keys, Problems};
 pub use source::{Source, SourceError};
 pub(crate) use source::{is_version, is_word};
@@ -22,7 +25,7 @@ pub(crate) use source::{is_version, is_word};
 pub struct Manifest {
     /// Name of the toolchain: lower-case letters, digits and `._+-`.
     pub name: String,
-    /// Version of the toolchain, the same as its package's.
+    /// Version of the toolchain: what people ask for. That of its package may be another.
     pub version: String,
     /// One line for people.
     pub description: String,
@@ -32,6 +35,8 @@ pub struct Manifest {
     pub source: Source,
     /// SHA-256 of the package file, as lower-case hex; `None` for a folder only.
     pub sha256: Option<String>,
+    /// What is done to the package before its files are taken.
+    pub build: Option<Build>,
     /// Where the tree is in the input root of an action.
     pub mount: RelPath,
     /// What the modules need beyond the first version of WebAssembly; for people.
@@ -185,6 +190,10 @@ fn read_manifest(mut keys: Keys, problems: &mut Problems) -> Option<Manifest> {
         }
         _ => keys.text("sha256", problems, sha256_hex),
     };
+    let build = keys.optional_table("build", problems).and_then(|keys| read_build(keys, problems));
+    if let (Some(_), Some(Source::Dir { .. })) = (&build, &source) {
+        problems.add("build", "is for packages that are fetched, which a folder is not".to_owned());
+    }
     let mount = keys.optional("mount", problems, below_root);
     keys.optional("wasi", problems, |text| match text {
         "preview1" => Ok(()),
@@ -214,11 +223,6 @@ fn read_manifest(mut keys: Keys, problems: &mut Problems) -> Option<Manifest> {
     if modules.is_empty() {
         problems.add("module", "name at least one".to_owned());
     }
-    if let (Some(version), Some(of_source)) = (&version, source.as_ref().and_then(Source::version))
-        && version != of_source
-    {
-        problems.add("version", format!("the source has version {of_source}"));
-    }
     for (at, item) in unpack.iter().enumerate() {
         let Some(item) = item else { continue };
         let earlier = unpack[..at].iter().flatten().any(|other| other.archive == item.archive);
@@ -242,6 +246,7 @@ fn read_manifest(mut keys: Keys, problems: &mut Problems) -> Option<Manifest> {
         license: license?,
         source: source?,
         sha256,
+        build,
         needs,
         modules,
         unpack: unpack.into_iter().collect::<Option<_>>()?,

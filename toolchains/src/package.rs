@@ -19,6 +19,7 @@ const HASH_CHUNK_BYTES: usize = 1 << 20;
 pub struct Package {
     manifest: Manifest,
     path: PathBuf,
+    is_built: bool,
 }
 
 /// Why a file was not accepted as a package.
@@ -39,20 +40,35 @@ pub enum PackageError {
     NoFolder(PathBuf),
     #[error("toolchain {0} comes from a folder, not from a package file")]
     NoFile(String),
+    #[error("toolchain {0} is not built of its package")]
+    NotBuilt(String),
 }
 
 impl Package {
     /// Accepts a file when it is what the manifest asks for.
     pub async fn open(manifest: &Manifest, path: &Path) -> Result<Self, PackageError> {
-        let Some(expected) = manifest.sha256.clone() else {
-            return Err(PackageError::NoFile(manifest.label()));
-        };
+        let expected = manifest.sha256.clone().ok_or_else(|| PackageError::NoFile(manifest.label()))?;
+        Self::checked(manifest, path, expected, false).await
+    }
+
+    /// Accepts an archive when it is what building the manifest's package gives.
+    pub async fn open_built(manifest: &Manifest, path: &Path) -> Result<Self, PackageError> {
+        let build = manifest.build.as_ref().ok_or_else(|| PackageError::NotBuilt(manifest.label()))?;
+        Self::checked(manifest, path, build.sha256.clone(), true).await
+    }
+
+    async fn checked(
+        manifest: &Manifest,
+        path: &Path,
+        expected: String,
+        is_built: bool,
+    ) -> Result<Self, PackageError> {
         let file = path.to_owned();
         let hashed = tokio::task::spawn_blocking(move || hash(&file)).await;
         let actual = hashed.unwrap_or_else(|join| std::panic::resume_unwind(join.into_panic()))?;
         let (manifest, path) = (manifest.clone(), path.to_owned());
         if actual == expected {
-            Ok(Self { manifest, path })
+            Ok(Self { manifest, path, is_built })
         } else {
             Err(PackageError::HashMismatch { path, expected, actual })
         }
@@ -63,7 +79,7 @@ impl Package {
         if !path.is_dir() {
             return Err(PackageError::NoFolder(path.to_owned()));
         }
-        Ok(Self { manifest: manifest.clone(), path: path.to_owned() })
+        Ok(Self { manifest: manifest.clone(), path: path.to_owned(), is_built: false })
     }
 
     /// What the package is.
@@ -74,6 +90,11 @@ impl Package {
     /// Where the package is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is the archive of what was built, and no longer what was fetched.
+    pub(crate) fn is_built(&self) -> bool {
+        self.is_built
     }
 
     /// The same package after its file was moved.

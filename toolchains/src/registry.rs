@@ -139,9 +139,17 @@ impl Registry {
         }
     }
 
-    /// Every toolchain, by name and version.
+    /// Whether nothing is registered.
+    pub fn is_empty(&self) -> bool {
+        self.read().is_empty()
+    }
+
+    /// Every toolchain, sorted by its label.
     pub fn list(&self) -> Vec<Arc<Toolchain>> {
-        self.read().values().map(|entry| Arc::clone(&entry.toolchain)).collect()
+        let mut toolchains: Vec<_> = self.read().values().map(|entry| Arc::clone(&entry.toolchain)).collect();
+        // Not quite the order of the map: a name may hold what sorts before an @.
+        toolchains.sort_by_key(|toolchain| toolchain.label());
+        toolchains
     }
 
     /// Finds the toolchain that NAME or NAME@VERSION means. The beginning of a version means the newest that
@@ -217,7 +225,7 @@ impl Registry {
 
     async fn store(&self, entries: Entries) -> Result<(), StoreError> {
         let toolchains = entries.values().map(|entry| entry.toolchain.to_wire()).collect();
-        let list = wardian::ListToolchainsResponse { toolchains };
+        let list = wardian::ListToolchainsResponse { toolchains, ..Default::default() };
         self.records.put(Table::Toolchains, KEY, list.encode_to_vec().into()).await?;
         *self.entries.write().unwrap_or_else(PoisonError::into_inner) = entries;
         Ok(())
@@ -242,7 +250,7 @@ fn registered(entries: &Entries) -> String {
 }
 
 /// Whether a version is another one or goes on behind it: 22.1 begins with 22, and 220 does not.
-fn begins_with(version: &str, beginning: &str) -> bool {
+pub(crate) fn begins_with(version: &str, beginning: &str) -> bool {
     let rest = version.strip_prefix(beginning);
     rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
 }

@@ -12,7 +12,7 @@ use wardian_proto::{Digest, DigestFunction, RelPath};
 use wardian_store::tree_builder::{BuiltTree, TreeBuilder};
 
 use crate::archive::{Kind, Member, MemberError, Totals, below, walk};
-use crate::other_packages::{walk_folder, walk_zip};
+use crate::other_packages::{Visit, walk_folder, walk_zip};
 use crate::{EntryProblem, ImportError, ImportLimits, Manifest, Module, Package, Source};
 
 /// The digest function of imported trees.
@@ -98,20 +98,7 @@ impl<D: FnMut(Parcel) -> Result<(), ImportError>> Unpacking<D> {
         let mut wanted = Wanted { manifest, seen: HashSet::new(), modules: HashMap::new(), taken };
         let Self { limits, totals, tree, blobs } = &mut self;
         let mut visit = |member: Member<'_>| wanted.member(member, (limits, totals), tree, blobs);
-        let failed = |source| ImportError::Open { path: package.path().to_owned(), source };
-        let open = move || {
-            let reader = File::open(package.path()).map_err(failed)?;
-            Ok::<_, ImportError>(Counted { reader, read })
-        };
-        match &manifest.source {
-            Source::Npm { .. } | Source::Crate { .. } => {
-                walk("package", GzDecoder::new(BufReader::new(open()?)), (limits, totals), &mut visit)?;
-            }
-            Source::Pypi { .. } => {
-                walk_zip("package", BufReader::new(open()?), (limits, totals), &mut visit)?;
-            }
-            Source::Dir { .. } => walk_folder(package.path(), (limits, totals), &mut visit)?,
-        }
+        walk_package(package, read, (limits, totals), &mut visit)?;
         let modules = wanted.finish()?;
         for (Module { paths, .. }, digest) in manifest.modules.iter().zip(&modules) {
             let (first, others) = paths.split_first().expect("a manifest names at least one");
@@ -128,6 +115,26 @@ impl<D: FnMut(Parcel) -> Result<(), ImportError>> Unpacking<D> {
         self.blobs.flush()?;
         let Collected { files, bytes, .. } = self.blobs;
         Ok(Unpacked { tree: self.tree.build(FUNCTION), modules, files, bytes })
+    }
+}
+
+/// Shows every member of a package, whatever kind of archive it is. What is read of its file is counted.
+pub(crate) fn walk_package(
+    package: &Package,
+    read: Rc<Cell<u64>>,
+    limits: (&ImportLimits, &Totals),
+    visit: &mut Visit<'_>,
+) -> Result<(), ImportError> {
+    let failed = |source| ImportError::Open { path: package.path().to_owned(), source };
+    let open = || {
+        let reader = File::open(package.path()).map_err(failed)?;
+        Ok::<_, ImportError>(BufReader::new(Counted { reader, read }))
+    };
+    match &package.manifest().source {
+        _ if package.is_built() => walk("package", open()?, limits, visit),
+        Source::Npm { .. } | Source::Crate { .. } => walk("package", GzDecoder::new(open()?), limits, visit),
+        Source::Pypi { .. } => walk_zip("package", open()?, limits, visit),
+        Source::Dir { .. } => walk_folder(package.path(), limits, visit),
     }
 }
 
@@ -229,7 +236,7 @@ impl Wanted<'_> {
 }
 
 /// What is left of a path below another; empty for the path itself.
-fn below_path<'a>(path: &'a RelPath, above: &RelPath) -> Option<&'a str> {
+pub(crate) fn below_path<'a>(path: &'a RelPath, above: &RelPath) -> Option<&'a str> {
     let rest = path.as_str().strip_prefix(above.as_str())?;
     if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
 }

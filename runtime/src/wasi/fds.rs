@@ -1,5 +1,7 @@
 //! The descriptors of a guest, and their rights as far as anybody looks at them.
 
+use std::sync::Arc;
+
 use wasmtime_wasi::p1::types::{Errno, Fd, Fdflags, Rights};
 
 use crate::workspace::{Listing, NodeId};
@@ -67,7 +69,7 @@ pub(super) struct File {
 pub(super) struct Directory {
     pub(super) node: NodeId,
     /// The name of one that the guest was started with.
-    pub(super) preopen: Option<&'static str>,
+    pub(super) preopen: Option<Arc<str>>,
     /// Its names when it was last read from the start.
     pub(super) listing: Option<Listing>,
 }
@@ -92,7 +94,7 @@ impl Descriptor {
         Self { object, rights, inheriting: Rights::empty() }
     }
 
-    pub(super) fn directory(node: NodeId, preopen: Option<&'static str>) -> Self {
+    pub(super) fn directory(node: NodeId, preopen: Option<Arc<str>>) -> Self {
         let object = Object::Directory(Directory { node, preopen, listing: None });
         Self { object, rights: DIRECTORY_RIGHTS, inheriting: DIRECTORY_RIGHTS | FILE_RIGHTS }
     }
@@ -132,7 +134,7 @@ pub(super) struct Fds {
 
 impl Fds {
     /// The three streams, then the preopened directories.
-    pub(super) fn new(preopens: impl IntoIterator<Item = (NodeId, &'static str)>) -> Self {
+    pub(super) fn new(preopens: impl IntoIterator<Item = (NodeId, Arc<str>)>) -> Self {
         let mut fds = Self { slots: Vec::with_capacity(8), open: 0 };
         for (object, rights) in [
             (Object::Stdin, Rights::FD_READ),

@@ -17,6 +17,7 @@
 //! ready at once, so a guest needs no runtime ([`run_to_end`]).
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -52,6 +53,9 @@ pub struct Setting {
     pub environment: Vec<(String, String)>,
     /// The directory it is in.
     pub working_directory: RelPath,
+    /// Directories that it is given by their absolute paths beside `/` and the working directory. A program of
+    /// wasi-libc looks for absolute paths in the latter, unless a longer name fits.
+    pub named_directories: Vec<RelPath>,
     /// The action, which seeds the random bytes.
     pub action: Digest,
     /// Its clocks.
@@ -66,6 +70,19 @@ pub struct Setting {
     pub stderr: Capture,
     /// When it has to end.
     pub deadline: Deadline,
+}
+
+fn find_directory(workspace: &mut Workspace, directory: &RelPath) -> Result<NodeId, Failure> {
+    if directory.is_root() {
+        return Ok(NodeId::ROOT);
+    }
+    let found = workspace.find(NodeId::ROOT, &format!("{directory}/"), Last::Follow);
+    found.map_err(|error| match error {
+        FsError::Failure(failure) => *failure,
+        FsError::Errno(_) => Failure::InvalidArgument(format!(
+            "Command.working_directory {directory} is not a directory of the input root"
+        )),
+    })
 }
 
 /// The host of one guest.
@@ -85,23 +102,15 @@ pub struct Host {
 impl Host {
     /// A host over `workspace`. Fails when the working directory is none.
     pub fn new(mut workspace: Workspace, setting: Setting) -> Result<Self, Failure> {
-        let directory = setting.working_directory;
-        let working_directory = match directory.is_root() {
-            true => NodeId::ROOT,
-            false => {
-                workspace.find(NodeId::ROOT, &format!("{directory}/"), Last::Follow).map_err(|error| {
-                    match error {
-                        FsError::Failure(failure) => *failure,
-                        FsError::Errno(_) => Failure::InvalidArgument(format!(
-                            "Command.working_directory {directory} is not a directory of the input root"
-                        )),
-                    }
-                })?
-            }
-        };
-        let preopens = [(NodeId::ROOT, "/"), (working_directory, ".")];
-        for (node, _) in preopens {
-            workspace.hold(node);
+        let working_directory = find_directory(&mut workspace, &setting.working_directory)?;
+        let mut preopens: Vec<(NodeId, Arc<str>)> =
+            vec![(NodeId::ROOT, "/".into()), (working_directory, ".".into())];
+        for directory in &setting.named_directories {
+            let node = find_directory(&mut workspace, directory)?;
+            preopens.push((node, format!("/{}", directory.as_str()).into()));
+        }
+        for (node, _) in &preopens {
+            workspace.hold(*node);
         }
         let arguments = setting.arguments.into_iter().map(terminated).collect();
         let variable = |(name, value): (String, String)| terminated(format!("{name}={value}"));

@@ -3,6 +3,8 @@
 //! Errnos are those of POSIX, and of the interface's own description where that says more. A pointer outside
 //! of the guest's memory ends the guest, as the interface says.
 
+use std::sync::Arc;
+
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::types::{
     self, Errno, Fdflags, Filetype, Fstflags, Lookupflags, Oflags, Rights, Whence,
@@ -581,9 +583,9 @@ impl Host {
     }
 
     /// The name of a directory that the guest was started with.
-    fn preopen(&self, fd: types::Fd) -> Result<Option<&'static str>> {
+    fn preopen(&self, fd: types::Fd) -> Result<Option<Arc<str>>> {
         match &self.fds.get(fd)?.object {
-            Object::Directory(directory) => Ok(directory.preopen),
+            Object::Directory(directory) => Ok(directory.preopen.clone()),
             _ => Ok(None),
         }
     }

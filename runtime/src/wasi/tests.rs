@@ -50,6 +50,7 @@ fn run(module: &wasmtime::Module, change: impl FnOnce(&mut Setting)) -> Ended {
         arguments: vec!["tool".into()],
         environment: vec![],
         working_directory: RelPath::root(),
+        named_directories: vec![],
         action: DigestFunction::Sha256.digest(b"action"),
         clock: ClockPolicy::Fixed,
         random: RandomPolicy::Action,

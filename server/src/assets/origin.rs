@@ -187,12 +187,23 @@ impl Content {
 fn parse(uri: &str) -> Result<Url, FetchError> {
     let url =
         Url::parse(uri).map_err(|error| FetchError::Invalid(format!("a URI cannot be read: {error}")))?;
+    if !is_http(&url) {
+        // Some clients push under URNs of their own and ask for these first: to them it must be a plain miss.
+        return Err(FetchError::NotFound(format!(
+            "nothing was pushed for this URI, and scheme {:?} is not fetched; http and https are",
+            url.scheme()
+        )));
+    }
     check(&url)?;
     Ok(url)
 }
 
+fn is_http(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https")
+}
+
 fn check(url: &Url) -> Result<(), FetchError> {
-    if !matches!(url.scheme(), "http" | "https") {
+    if !is_http(url) {
         return Err(FetchError::Denied(format!(
             "scheme {:?} is not fetched; http and https are",
             url.scheme()

@@ -41,6 +41,12 @@ impl Progress {
         self.task(text, ProgressBar::new(total), template)
     }
 
+    /// Starts a task of a known number of parts.
+    pub(crate) fn count(&self, text: &str, parts: usize) -> Task {
+        let template = "{spinner:.green} {elapsed:.dim} {msg} [{bar:30.green/dim}] {pos}/{len}";
+        self.task(text, ProgressBar::new(parts as u64), template)
+    }
+
     fn task(&self, text: &str, bar: ProgressBar, template: &str) -> Task {
         let task = Task {
             bar: self.drawn.as_ref().map(|multi| multi.add(bar)),
@@ -57,6 +63,15 @@ impl Progress {
             bar.enable_steady_tick(TICK);
         }
         task
+    }
+
+    /// Leaves a line on standard error, above what is drawn; nothing where nothing is shown.
+    pub(crate) fn note(&self, text: &str) {
+        match &self.drawn {
+            Some(multi) => multi.suspend(|| eprintln!("ok  {text}")),
+            None if self.lines => eprintln!("ok  {text}"),
+            None => {}
+        }
     }
 
     /// Prints text on standard output, above what is drawn.
@@ -83,10 +98,10 @@ impl Task {
         }
     }
 
-    /// Says how much is done.
-    pub(crate) fn advance(&self, bytes: u64) {
+    /// Says how much more is done.
+    pub(crate) fn advance(&self, done: u64) {
         if let Some(bar) = &self.bar {
-            bar.inc(bytes);
+            bar.inc(done);
         }
     }
 

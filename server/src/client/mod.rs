@@ -135,9 +135,20 @@ impl Client {
 
     /// Every toolchain that the server knows by name.
     pub async fn toolchains(&self) -> Result<Vec<Toolchain>, ClientError> {
-        let listed = self.toolchains_service().list_toolchains(wardian::ListToolchainsRequest {}).await;
-        let listed = listed.map_err(|status| ClientError::call("ListToolchains", status))?.into_inner();
-        listed.toolchains.into_iter().map(parsed).collect()
+        let (mut service, mut toolchains) = (self.toolchains_service(), Vec::new());
+        let mut request = wardian::ListToolchainsRequest::default();
+        loop {
+            let page = service.list_toolchains(request.clone()).await;
+            let page = page.map_err(|status| ClientError::call("ListToolchains", status))?.into_inner();
+            for wire in page.toolchains {
+                toolchains.push(parsed(wire)?);
+            }
+            // A server that says the same for ever is asked no more.
+            if page.next_page_token <= request.page_token {
+                return Ok(toolchains);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 
     /// The toolchain that a name means; `None` when there is none.

@@ -72,7 +72,7 @@ impl ActionCache {
     /// as far as anybody can tell here.
     async fn effective(&self, action: Digest) -> Result<Digest, Status> {
         self.0.toolchains.ready().await?;
-        if self.0.toolchains.list().is_empty() {
+        if self.0.toolchains.is_empty() {
             return Ok(action);
         }
         let effective = match read_action(&*self.0.blobs, &action, &self.0.limits).await {

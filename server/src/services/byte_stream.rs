@@ -102,8 +102,9 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
         let name = self.parse_write(&caller, Verb::Write, &first.resource_name)?;
         let committed = |committed_size| Ok(Response::new(WriteResponse { committed_size }));
         let is_compressed = name.compressor != Compressor::Identity;
-        // Of an upload that is here already nothing can be spared, and the store looks for itself.
-        if !first.finish_write && self.is_stored(&name.digest).await? {
+        // Of an upload that is here already nothing can be spared, and the store looks for itself; but the answer to
+        // an encoded one says whether it was stored before.
+        if (is_compressed || !first.finish_write) && self.is_stored(&name.digest).await? {
             // Somebody was faster. The rest of the stream is not needed.
             return committed(if is_compressed { -1 } else { size_on_the_wire(name.digest.size()) });
         }

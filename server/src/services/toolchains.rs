@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 use wardian_proto::{Digest, DigestFunction, reapi, wardian};
 use wardian_runtime::{Failure, action};
@@ -13,17 +14,36 @@ use wardian_toolchains::{
 use super::Context;
 use crate::auth::Caller;
 
+/// Bytes of the toolchains of one answer, which is not more than 4 MiB as a whole.
+const LIST_BYTES_MAX: usize = 1 << 20;
+
 pub(super) struct Toolchains(pub(super) Arc<Context>);
 
 #[tonic::async_trait]
 impl wardian::toolchains_server::Toolchains for Toolchains {
     async fn list_toolchains(
         &self,
-        _: Request<wardian::ListToolchainsRequest>,
+        request: Request<wardian::ListToolchainsRequest>,
     ) -> Result<Response<wardian::ListToolchainsResponse>, Status> {
         self.0.toolchains.ready().await?;
-        let toolchains = self.0.toolchains.list().iter().map(|toolchain| toolchain.to_wire()).collect();
-        Ok(Response::new(wardian::ListToolchainsResponse { toolchains }))
+        let after = request.into_inner().page_token;
+        let mut page = wardian::ListToolchainsResponse::default();
+        let mut bytes = 0;
+        for toolchain in self.0.toolchains.list() {
+            let label = toolchain.label();
+            if label <= after {
+                continue;
+            }
+            let wire = toolchain.to_wire();
+            bytes += wire.encoded_len();
+            if bytes > LIST_BYTES_MAX && !page.toolchains.is_empty() {
+                // The last one that is on this page: what is registered or removed meanwhile moves nothing.
+                page.next_page_token = page.toolchains.last().map(label_of).unwrap_or_default();
+                break;
+            }
+            page.toolchains.push(wire);
+        }
+        Ok(Response::new(page))
     }
 
     async fn get_toolchain(
@@ -64,6 +84,10 @@ impl wardian::toolchains_server::Toolchains for Toolchains {
         tracing::info!(name, version, "removed");
         Ok(Response::new(wardian::RemoveToolchainResponse {}))
     }
+}
+
+fn label_of(toolchain: &wardian::Toolchain) -> String {
+    format!("{}@{}", toolchain.name, toolchain.version)
 }
 
 fn registry_status(error: RegistryError) -> Status {
@@ -140,8 +164,8 @@ impl Context {
         let mut toolchains: Vec<Arc<Toolchain>> = Vec::new();
         for text in asked {
             let toolchain = resolved(&self.toolchains, text)?;
-            if !toolchains.iter().any(|other| other.tree == toolchain.tree && other.mount == toolchain.mount)
-            {
+            // Two names of one tree may have tools of their own; the same toolchain again has not.
+            if !toolchains.iter().any(|other| Arc::ptr_eq(other, &toolchain)) {
                 toolchains.push(toolchain);
             }
         }

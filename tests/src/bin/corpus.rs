@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use clap::Parser;
 use wardian_proto::InstanceName;
 use wardian_server::client::{Client, ServerUrl};
-use wardian_tests::corpus::{Corpus, Load, TIERS, Verdict};
-use wardian_tests::{ServerProcess, wardian};
+use wardian_tests::corpus::{Corpus, Load, TIERS, Verdict, measure};
+use wardian_tests::{ServerProcess, faketime, wardian};
 
 /// What every case may be run at: also modules that cases make themselves.
 const SETTINGS: &str = "[worker.compile]\nbaseline = \"all\"\n";
@@ -27,6 +28,12 @@ struct Arguments {
     /// Keep the processors busy meanwhile.
     #[arg(long)]
     load: bool,
+    /// Give the server another clock, such as +1000d (needs the Debian package faketime).
+    #[arg(long, value_name = "OFFSET")]
+    clock: Option<String>,
+    /// Measure what the toolchains inside of the program cost instead; the data must be empty to begin with.
+    #[arg(long)]
+    measure: bool,
     /// Write the digests that come out into the cases, instead of comparing them.
     #[arg(long)]
     bless: bool,
@@ -45,15 +52,31 @@ async fn main() -> anyhow::Result<ExitCode> {
     if !arguments.filters.is_empty() {
         corpus.keep(&arguments.filters);
     }
-    ensure!(!corpus.is_empty(), "there is no such case");
+    ensure!(arguments.measure || !corpus.is_empty(), "there is no such case");
     let temporary = tempfile::tempdir()?;
     let folder = arguments.data.unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&folder)?;
-    let server = ServerProcess::start(&wardian(), &folder, SETTINGS)?;
-    for toolchain in corpus.toolchains() {
+    let ahead = clock(arguments.clock.as_deref())?;
+    let ahead: Vec<_> = ahead.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = ServerProcess::start_among(&wardian(), &folder, SETTINGS, &ahead)?;
+    let add = |toolchain: &str, options: &[&str]| {
         let mut add = Command::new(wardian());
-        add.args(["toolchain", "add", &toolchain]).env("WARDIAN_SERVER", server.address.to_string());
+        add.args(["toolchain", "add", toolchain]).args(options);
+        add.env("WARDIAN_SERVER", server.address.to_string());
+        let begun = Instant::now();
         ensure!(add.status()?.success(), "toolchain {toolchain} cannot be added");
+        Ok(begun.elapsed())
+    };
+    if arguments.measure {
+        let client = Client::connect(&server.address.to_string().parse()?, InstanceName::default()).await?;
+        let wanted = |name: &str| arguments.filters.is_empty() || arguments.filters.iter().any(|f| f == name);
+        let add = |name: &str| add(name, &["--no-warm", "--no-smoke"]);
+        let compiled = folder.join("data/worker/compiled");
+        measure(&client, wanted, add, &compiled, |line| println!("{line}")).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for toolchain in corpus.toolchains() {
+        add(&toolchain, &[])?;
     }
     let url: ServerUrl = server.address.to_string().parse()?;
     let client = Client::connect(&url, InstanceName::default()).await?;
@@ -77,4 +100,15 @@ async fn main() -> anyhow::Result<ExitCode> {
     }
     println!("{} cases, {runs} verdicts, {different} different", corpus.len());
     Ok(if different == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The variables that give a process another clock.
+fn clock(offset: Option<&str>) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let Some(offset) = offset else { return Ok(Vec::new()) };
+    let library = faketime().context("--clock needs faketime, which this machine does not have")?;
+    Ok(vec![
+        ("LD_PRELOAD", library.display().to_string()),
+        ("FAKETIME", offset.to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ])
 }

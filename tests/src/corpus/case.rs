@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 use toml::{Table, Value};
 use wardian_proto::RelPath;
+use wardian_toolchains::Smoke;
 
 /// An action and what must come of it.
 #[derive(Debug)]
@@ -15,6 +16,7 @@ pub(super) struct Case {
     /// The toolchain by name; without one the command is a module among its inputs.
     pub(super) toolchain: Option<String>,
     pub(super) arguments: Vec<String>,
+    pub(super) environment: BTreeMap<String, String>,
     /// Input files and what is in them.
     pub(super) files: BTreeMap<RelPath, String>,
     /// Input files that other cases make: `CASE: PATH`.
@@ -67,8 +69,17 @@ impl Case {
             let (case, made) = from.split_once(": ").context("inputs: write them as CASE: PATH")?;
             anyhow::Ok((path, (case.to_owned(), RelPath::parse(made)?)))
         });
+        let environment = match table.remove("environment") {
+            None => BTreeMap::new(),
+            Some(Value::Table(inner)) => {
+                let variable = |(name, value)| anyhow::Ok((name, string(value)?));
+                inner.into_iter().map(variable).collect::<Result<_, _>>().context("environment")?
+            }
+            Some(_) => bail!("environment: must be names with texts"),
+        };
         let case = Self {
             name,
+            environment,
             toolchain,
             arguments,
             files: texts(&mut table, "files")?,
@@ -78,6 +89,20 @@ impl Case {
         };
         ensure!(table.is_empty(), "unknown key {}", table.keys().next().expect("not empty"));
         Ok(case)
+    }
+
+    /// The smoke test of a toolchain as a case.
+    pub(super) fn of_smoke(toolchain: &str, smoke: &Smoke) -> Self {
+        Self {
+            name: format!("{toolchain}/smoke"),
+            toolchain: Some(toolchain.to_owned()),
+            arguments: smoke.arguments.clone(),
+            environment: BTreeMap::new(),
+            files: smoke.files.iter().cloned().collect(),
+            inputs: BTreeMap::new(),
+            exit_code: smoke.exit_code,
+            expected: Expected { stdout: String::new(), outputs: smoke.outputs.iter().cloned().collect() },
+        }
     }
 
     /// The text of a case with other digests in it. Only what stands after `=` in lines of digests is replaced.
@@ -123,6 +148,7 @@ mod tests {
     const TEXT: &str = r#"
 toolchain = "clang"
 arguments = ["clang", "-c", "a.c"]
+environment.LANG = "C"
 stdout = ""
 files."a.c" = "int a;"
 inputs."x/b.h" = "clang/other: b.h"
@@ -132,7 +158,7 @@ outputs."a.o" = "old"
     #[test]
     fn a_case_is_read_and_blessed() {
         let case = Case::parse("clang/a".into(), TEXT).unwrap();
-        assert_eq!(case.arguments.len(), 3);
+        assert_eq!((case.arguments.len(), case.environment["LANG"].as_str()), (3, "C"));
         assert_eq!(case.inputs.values().next().unwrap().0, "clang/other");
         let mut found = case.expected.clone();
         found.outputs.values_mut().for_each(|digest| *digest = "new".into());

@@ -3,6 +3,7 @@
 
 mod case;
 mod load;
+mod measure;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,7 @@ use wardian_store::tree_builder::TreeBuilder;
 
 use case::{Case, Expected};
 pub use load::Load;
+pub use measure::measure;
 
 /// The tiers of machine code.
 pub const TIERS: [&str; 3] = ["baseline", "optimized", "metered"];
@@ -205,6 +207,7 @@ async fn run(
     platform.extend(tier.map(|tier| property("wasm-tier", tier)));
     let spec = ActionSpec {
         arguments: case.arguments.clone(),
+        environment: case.environment.clone(),
         outputs: case.expected.outputs.keys().cloned().collect(),
         platform,
         ..ActionSpec::default()

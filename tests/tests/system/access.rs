@@ -218,7 +218,7 @@ async fn capabilities_say_what_this_caller_may() {
     let ask = async |name: &str, instance: &str| {
         let connection = access(&server, name).connect().await.unwrap();
         let mut client = reapi::capabilities_client::CapabilitiesClient::new(connection);
-        let request = reapi::GetCapabilitiesRequest { instance_name: instance.into(), ..Default::default() };
+        let request = reapi::GetCapabilitiesRequest { instance_name: instance.into() };
         client.get_capabilities(request).await.map(|answer| {
             let answer = answer.into_inner();
             let cache = answer.cache_capabilities.unwrap().action_cache_update_capabilities.unwrap();

@@ -1,6 +1,5 @@
 //! The same action gives the same bytes: many times over, under load, at each tier of machine code, and on other hosts.
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -8,7 +7,7 @@ use wardian_proto::{Digest, DigestFunction};
 use wardian_runtime::Baseline;
 use wardian_store::BlobStore as _;
 use wardian_tests::corpus::Load;
-use wardian_tests::{Ended, ServerProcess, TestAction, TestServer, wardian};
+use wardian_tests::{Ended, ServerProcess, TestAction, TestServer, faketime, wardian};
 
 /// How often an action is run.
 const RUNS: usize = 20;
@@ -78,13 +77,6 @@ async fn results_are_the_same_in_another_process_time_zone_and_environment() {
         assert_eq!(ended.result().exit_code, 0);
         assert_eq!(ended.result().stdout_digest, expected.stdout_digest, "with {environment:?}");
     }
-}
-
-/// The library of `faketime`, which gives a process another clock, if this machine has it.
-fn faketime() -> Option<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok);
-    let library = |folder: std::fs::DirEntry| folder.path().join("faketime/libfaketime.so.1");
-    folders.map(library).find(|path| path.exists())
 }
 
 #[tokio::test(flavor = "multi_thread")]

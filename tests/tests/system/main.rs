@@ -18,6 +18,7 @@ mod determinism;
 mod digest_functions;
 mod execution;
 mod hostile;
+mod hostile_clients;
 mod hostile_modules;
 mod inputs;
 mod lifecycle;

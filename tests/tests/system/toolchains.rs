@@ -201,7 +201,7 @@ async fn bad_records_are_refused() {
     assert!(
         service(&server)
             .await
-            .list_toolchains(wardian::ListToolchainsRequest {})
+            .list_toolchains(wardian::ListToolchainsRequest::default())
             .await
             .unwrap()
             .into_inner()
@@ -233,4 +233,41 @@ async fn a_toolchain_is_an_asset_with_a_uri_of_its_own() {
     assert_eq!(code(&client.fetch_directory(part).await), Code::InvalidArgument);
     let blob = FetchBlobRequest { uris: vec!["wardian-toolchain:demo".into()], ..Default::default() };
     assert_eq!(code(&client.fetch_blob(blob).await), Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_toolchains_of_one_tree_have_tools_of_their_own() {
+    let server = TestServer::start().await;
+    let first = tree(&server, "cat", "in the tree").await;
+    let second = wardian::Toolchain {
+        name: "other".into(),
+        tools: vec![wardian::Tool { name: "speak".into(), path: "bin/say".into(), arguments: vec![] }],
+        ..first.clone()
+    };
+    put(&server, first).await.unwrap();
+    put(&server, second).await.unwrap();
+    for (argument, expected) in [("tool", "in the tree"), ("speak", "/opt/wardian/demo/bin/say\n")] {
+        let both = TestAction::new(&[argument]).platform(&[("toolchain", "demo"), ("toolchain", "other")]);
+        let said = server.streams(&server.succeed(both).await).await.0;
+        assert!(said.contains(expected), "{argument}: {said:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_toolchains_are_listed_in_pages() {
+    let server = TestServer::start().await;
+    let one = tree(&server, "cat", "x").await;
+    let names: Vec<String> = (0..40).map(|number| format!("demo{number:02}")).collect();
+    for name in &names {
+        let description = "x".repeat(60_000);
+        let many = wardian::Toolchain { name: name.clone(), description, ..one.clone() };
+        put(&server, many).await.unwrap();
+    }
+    let mut client = service(&server).await;
+    let first = client.list_toolchains(wardian::ListToolchainsRequest::default()).await.unwrap().into_inner();
+    assert!((2..40).contains(&first.toolchains.len()), "{}", first.toolchains.len());
+    assert!(!first.next_page_token.is_empty());
+    let url = server.address().to_string().parse().unwrap();
+    let listed = Client::connect(&url, Default::default()).await.unwrap().toolchains().await.unwrap();
+    assert_eq!(listed.iter().map(|toolchain| toolchain.name.clone()).collect::<Vec<_>>(), names);
 }

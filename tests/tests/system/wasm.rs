@@ -244,3 +244,24 @@ async fn many_guests_run_through_few_slots() {
     assert_eq!(texts, (0..40).map(|i| format!("bin/tool\n{i}\n")).collect::<Vec<_>>());
     server.assert_unharmed().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_of_bazel_runs_without_its_shell_script() {
+    let server = TestServer::start().await;
+    let test = |tool: &str| {
+        TestAction::new(&["tools/test-setup.sh", "pkg/t", "pkg/data"])
+            .file("tools/test-setup.sh", "#!/bin/bash\nexit 1\n")
+            .file("out/t.runfiles/garden/pkg/t", guest(tool))
+            .file("out/t.runfiles/garden/pkg/data", "a runfile")
+            .env("TEST_SRCDIR", "out/t.runfiles")
+            .env("TEST_TMPDIR", "tmp/7")
+            .env("TEST_WORKSPACE", "garden")
+    };
+    let bazel = [("OSFamily", "wasi"), ("wasi-test", "bazel")];
+    assert_eq!(stdout(&server, test("cat").platform(&bazel)).await, "a runfile");
+    // What the variables name is there, also for those who look for absolute paths in the working directory.
+    let names = stdout(&server, test("preopens").platform(&bazel)).await;
+    assert_eq!(names, "/\n.\n/out/t.runfiles\n/tmp/7\n");
+    let plain = test("cat").platform(&bazel[..1]);
+    assert!(server.refused(plain).await.message.contains("test-setup.sh"));
+}

@@ -79,6 +79,11 @@ impl Keys {
         None
     }
 
+    /// How many tables a list has.
+    pub(super) fn count(&self, key: &str) -> usize {
+        self.table.get(key).and_then(Value::as_array).map_or(0, Vec::len)
+    }
+
     /// A list of tables that may be absent.
     pub(super) fn tables(&mut self, key: &str, problems: &mut Problems) -> Vec<Keys> {
         let items = match self.table.remove(key) {

@@ -49,16 +49,6 @@ impl Source {
         }
     }
 
-    /// The version, where the source has one.
-    pub fn version(&self) -> Option<&str> {
-        match self {
-            Self::Npm { version, .. } | Self::Pypi { version, .. } | Self::Crate { version, .. } => {
-                Some(version)
-            }
-            Self::Dir { .. } => None,
-        }
-    }
-
     /// How the name of a package file ends.
     pub(crate) fn extension(&self) -> &'static str {
         match self {

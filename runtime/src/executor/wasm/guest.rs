@@ -55,7 +55,9 @@ pub(super) struct Run {
     pub(super) environment: Vec<(String, String)>,
     pub(super) working_directory: RelPath,
     /// Directories that have to be there for the outputs.
-    pub(super) output_parents: Vec<RelPath>,
+    pub(super) made_directories: Vec<RelPath>,
+    /// Those of them that it is given by their absolute paths.
+    pub(super) named_directories: Vec<RelPath>,
     pub(super) action: Digest,
     pub(super) deadline: Deadline,
     pub(super) settings: WasmSettings,
@@ -81,11 +83,12 @@ impl Run {
         let bytes_max = self.settings.limits.stdout_bytes_max;
         let stdout = Capture::new("standard output", bytes_max).with_log(self.stdout.clone());
         let stderr = Capture::new("standard error", bytes_max).with_log(self.stderr.clone());
-        self.make_output_parents(&mut workspace)?;
+        self.make_directories(&mut workspace)?;
         let setting = Setting {
             arguments: self.arguments,
             environment: self.environment,
             working_directory: self.working_directory,
+            named_directories: self.named_directories,
             action: self.action,
             clock: self.settings.clock,
             random: self.settings.random,
@@ -112,8 +115,8 @@ impl Run {
     }
 
     /// Makes the leading directories of every output, as the API asks before a run.
-    fn make_output_parents(&self, workspace: &mut Workspace) -> Result<(), Failure> {
-        for parent in &self.output_parents {
+    fn make_directories(&self, workspace: &mut Workspace) -> Result<(), Failure> {
+        for parent in &self.made_directories {
             workspace.create_parents(NodeId::ROOT, parent).map_err(|error| match error {
                 FsError::Failure(failure) => *failure,
                 FsError::Errno(errno) => {

@@ -19,6 +19,8 @@ pub struct WasmSettings {
     pub(crate) tier: Option<Tier>,
     /// How many more times to run it, and to compare what comes out.
     pub(crate) audit_runs: u64,
+    /// Whether an action that calls Bazel's script for tests is run as the test program itself.
+    pub(crate) is_bazel_test: bool,
     /// The worker's limits, some of them tighter.
     pub(crate) limits: Limits,
 }
@@ -27,8 +29,9 @@ impl WasmSettings {
     /// Reads the properties. One that is not known, or that asks for more than `limits` allow, is refused.
     pub(crate) fn parse(platform: &Platform, limits: &Limits) -> Result<Self, Failure> {
         let (clock, random) = (ClockPolicy::default(), RandomPolicy::default());
+        let limits = limits.clone();
         let mut settings =
-            Self { clock, random, fuel: None, tier: None, audit_runs: 0, limits: limits.clone() };
+            Self { clock, random, fuel: None, tier: None, audit_runs: 0, is_bazel_test: false, limits };
         for (name, value) in platform.settings() {
             settings.set(name, value)?;
         }
@@ -57,6 +60,7 @@ impl WasmSettings {
                 property.tighten("wasm_audit_runs_max", &mut runs)?;
                 self.audit_runs = runs;
             }
+            "wasi-test" => self.is_bazel_test = property.choice([("bazel", true)])?,
             "wasm-tier" => self.tier = Some(value.parse().map_err(|why: String| property.refuse(why))?),
             "wasm-fuel" => self.fuel = Some(property.number()?),
             "wasm-memory" => property.tighten("wasm_memory_bytes_max", &mut limits.wasm_memory_bytes_max)?,
@@ -175,6 +179,7 @@ mod tests {
             ("wasm-open-files", "", "whole number"),
             ("wasi-audit", "1000", "wasm_audit_runs_max"),
             ("wasi-audit", "twice", "whole number"),
+            ("wasi-test", "gradle", "bazel"),
         ] {
             let refusal = parse(&[(name, value)]).unwrap_err();
             assert!(matches!(refusal, Failure::InvalidArgument(_)), "{refusal:?}");

@@ -125,6 +125,7 @@ fn start(module: &Module, workspace: Workspace, setup: &Setup) -> Ended {
         arguments: setup.arguments.clone(),
         environment: setup.environment.clone(),
         working_directory: RelPath::parse(&setup.working_directory).expect("cases have plain paths"),
+        named_directories: vec![],
         action: DigestFunction::Sha256.digest(b"the action"),
         clock: ClockPolicy::Fixed,
         random: RandomPolicy::Action,

@@ -2,12 +2,12 @@
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use wardian_toolchains::{Clients, ImportLimits, Imported, Package, Source, fetch, import};
+use wardian_toolchains::{Builder, Clients, ImportLimits, Imported, Package, Source, built, fetch, import};
 
 use super::super::demo::packages_folder;
 use super::super::format;
 use super::super::progress::Progress;
-use super::{Given, smoke};
+use super::{Given, build, smoke};
 use crate::client::Client;
 
 #[derive(Args, Debug)]
@@ -25,12 +25,12 @@ pub(super) struct AddArgs {
     no_smoke: bool,
 }
 
-/// Runs the command. Doing it again does nothing but the smoke test.
+/// Runs the command. Doing it again does nothing but the smoke test; after it was cut off, it goes on where it was.
 pub(super) async fn add(client: &Client, args: &AddArgs, progress: &Progress) -> anyhow::Result<()> {
     let given = Given::read(&args.name)?;
     let manifest = &given.manifest;
     let label = manifest.label();
-    let package = package(&given, args.offline, progress).await?;
+    let package = package(client, &given, args.offline, progress).await?;
     let imported = store(client, &package, progress).await?;
     let before = client.toolchains().await?.into_iter().any(|known| known.label() == label);
     let toolchain = client.put_toolchain(&manifest.toolchain(imported.root, imported.modules)).await?;
@@ -54,11 +54,40 @@ pub(super) async fn add(client: &Client, args: &AddArgs, progress: &Progress) ->
     Ok(())
 }
 
-async fn package(given: &Given, offline: bool, progress: &Progress) -> anyhow::Result<Package> {
+/// The package, or the archive of what is built of it.
+async fn package(
+    client: &Client,
+    given: &Given,
+    offline: bool,
+    progress: &Progress,
+) -> anyhow::Result<Package> {
     let manifest = &given.manifest;
     let folder =
         packages_folder().context("there is no home folder to keep packages in; set XDG_CACHE_HOME")?;
     let clients = Clients::on_path(folder);
+    let Some(recipe) = &manifest.build else { return fetched(given, &clients, offline, progress).await };
+    if let Some(built) = built(manifest, &clients).await? {
+        progress.say(&format!("{} was built before; it is at {}", manifest.label(), built.path().display()));
+        return Ok(built);
+    }
+    if let Builder::Toolchain(name) = &recipe.builder
+        && client.toolchain(name).await?.is_none()
+    {
+        progress.say(&format!("{} is built with {name}, which comes first", manifest.label()));
+        let first = AddArgs { name: name.clone(), offline, no_warm: true, no_smoke: false };
+        Box::pin(add(client, &first, progress)).await?;
+    }
+    let package = fetched(given, &clients, offline, progress).await?;
+    build::build(client, &package, &clients, progress).await
+}
+
+async fn fetched(
+    given: &Given,
+    clients: &Clients,
+    offline: bool,
+    progress: &Progress,
+) -> anyhow::Result<Package> {
+    let manifest = &given.manifest;
     let kept = clients.package_path(manifest);
     let is_folder = matches!(manifest.source, Source::Dir { .. });
     if offline && !is_folder && !kept.exists() {
@@ -66,7 +95,7 @@ async fn package(given: &Given, offline: bool, progress: &Progress) -> anyhow::R
     }
     let doing = if is_folder || kept.exists() { "checking" } else { "fetching" };
     let task = progress.spinner(&format!("{doing} {}", manifest.source));
-    let package = fetch(manifest, &clients, given.beside.as_deref()).await?;
+    let package = fetch(manifest, clients, given.beside.as_deref()).await?;
     task.finish(&format!("{} is at {}", manifest.source, package.path().display()));
     Ok(package)
 }

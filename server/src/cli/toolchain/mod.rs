@@ -6,16 +6,19 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use wardian_proto::InstanceName;
-use wardian_toolchains::{Manifest, Toolchain, builtin, builtin_names};
+use wardian_toolchains::{Manifest, Toolchain, builtin, builtin_names, is_version_of};
 
 use super::args::Remote;
+use super::follow::until_interrupted;
 use super::format;
 use super::progress::Progress;
+use super::run::EXIT_INTERRUPTED;
 use crate::app::Server;
 use crate::client::Client;
 use crate::config::Config;
 
 mod add;
+mod build;
 mod check;
 mod smoke;
 
@@ -93,15 +96,37 @@ pub(crate) async fn toolchain(remote: &Remote, args: ToolchainArgs) -> anyhow::R
         return search(word);
     }
     let Some(data) = &args.data else {
-        return work(&remote.connect().await?, args.command).await;
+        return until_stopped(work(&remote.connect().await?, args.command)).await;
     };
     let config = Config { listen: ([127, 0, 0, 1], 0).into(), data: data.clone(), ..Config::default() };
     let server = Server::start(config).await?;
     let client = Client::connect(&server.address().to_string().parse()?, InstanceName::default()).await?;
-    let worked = work(&client, args.command).await;
+    let worked = until_stopped(work(&client, args.command)).await;
     drop(client);
     server.shutdown().await?;
     worked
+}
+
+/// Gives the work up when somebody wants it to end. Package clients and programs that build are in process groups of
+/// their own, which a terminal does not reach: they are killed when the work is dropped.
+async fn until_stopped(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let stopped = async {
+        #[cfg(unix)]
+        if let Ok(mut terminated) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        {
+            terminated.recv().await;
+            return;
+        }
+        std::future::pending().await
+    };
+    let worked = tokio::select! {
+        worked = until_interrupted(work) => worked,
+        () = stopped => None,
+    };
+    worked.unwrap_or_else(|| {
+        eprintln!("interrupted");
+        Ok(ExitCode::from(EXIT_INTERRUPTED))
+    })
 }
 
 async fn work(client: &Client, command: Command) -> anyhow::Result<ExitCode> {
@@ -159,7 +184,7 @@ impl Given {
                 let known: Vec<&str> = builtin_names().collect();
                 format!("there is no manifest of {plain} in this program; there are {}", known.join(", "))
             })?;
-            if let Some(version) = version.filter(|version| !manifest.version.starts_with(version)) {
+            if let Some(version) = version.filter(|version| !is_version_of(&manifest, version)) {
                 bail!("this program has {}, not version {version}", manifest.label());
             }
             return Ok(Self { manifest, beside: None });

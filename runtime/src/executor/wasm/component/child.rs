@@ -100,6 +100,7 @@ fn settings(request: &Request) -> io::Result<WasmSettings> {
         fuel: request.fuel,
         tier: Some(tier),
         audit_runs: 0,
+        is_bazel_test: false,
         limits,
     })
 }
