@@ -89,7 +89,6 @@ impl Server {
             .with_context(|| format!("{} cannot be listened on (is another server there?)", config.listen))?;
         let address = listener.local_addr()?;
         let Stores { local, blobs, records, meters, tiers } = Stores::open(&config).await?;
-        let records_probed = Arc::clone(&records);
         let folder = std::path::absolute(config.data.join("fetching"))?;
         let assets = Assets::new(records.clone(), blobs.clone(), folder, config.assets.clone())?;
         let chunks = Chunks::new(blobs.clone(), records.clone());
@@ -142,7 +141,8 @@ impl Server {
             limits: config.worker.limits,
         });
         let health = Health::new().await;
-        let looking = health.clone().keep_looking(records_probed, queue.clone(), ticking.abort_handle());
+        let looking =
+            health.clone().keep_looking(Arc::new(local.clone()), queue.clone(), ticking.abort_handle());
         keeping.spawn(looking);
         let router = routes(context, health.reporter()).await?;
         let router = web::add_pages(router, &address.to_string(), sources, health.clone(), callers);
