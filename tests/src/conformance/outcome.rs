@@ -99,8 +99,14 @@ pub(super) use {ensure, ensure_eq};
 pub(super) fn refused<T>(outcome: Result<T, Status>, what: &str) -> Result<Status, Stop> {
     match outcome {
         Ok(_) => Err(Stop::failed(format!("{what}: should be refused and was not"))),
+        Err(status) if is_silence(&status) => Err(Stop::failed(format!("{what}: got no answer in time"))),
         Err(status) => Ok(status),
     }
+}
+
+/// Whether the client gave up on a call: no word of the server's.
+fn is_silence(status: &Status) -> bool {
+    status.code() == Code::Cancelled && status.message() == tonic::TimeoutExpired(()).to_string()
 }
 
 /// A call must fail with the code that the requirement names.
@@ -111,4 +117,16 @@ pub(super) fn refused_as<T>(outcome: Result<T, Status>, code: Code, what: &str) 
         return Ok(status);
     }
     Err(Stop::failed(format!("{what}: should be refused as {code:?}, and was as {}", told(&status))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_no_refusal() {
+        let silence = Status::from_error(Box::new(tonic::TimeoutExpired(())));
+        assert!(matches!(refused::<()>(Err(silence), "a call"), Err(Stop::Failed(_))));
+        assert!(refused::<()>(Err(Status::cancelled("by the server")), "a call").is_ok());
+    }
 }
