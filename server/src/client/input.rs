@@ -12,6 +12,7 @@ use wardian_store::tree_builder::{TreeBuildError, TreeBuilder};
 
 use super::Blobs;
 use super::action_spec::DIGEST_FUNCTION;
+use super::output_writer::is_unfinished;
 
 /// Names files, as .gitignore does, that are no inputs.
 const IGNORE_FILE: &str = ".wardianignore";
@@ -89,7 +90,7 @@ impl LocalTree {
             .git_ignore(true)
             .require_git(false)
             .add_custom_ignore_filename(IGNORE_FILE)
-            .filter_entry(|entry| entry.file_name() != ".git")
+            .filter_entry(|entry| entry.file_name() != ".git" && !is_unfinished(entry.file_name()))
             .sort_by_file_name(std::cmp::Ord::cmp)
             .build();
         for entry in entries {
@@ -151,6 +152,9 @@ impl Walk<'_> {
         self.found.tree.directory(at)?;
         let entries = fs::read_dir(directory).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         for entry in entries.map_err(io(directory))? {
+            if is_unfinished(&entry.file_name()) {
+                continue;
+            }
             let path = entry.path();
             let name = entry.file_name().into_string().map_err(|_| InputError::NotUtf8(path.clone()))?;
             let name = Segment::parse(&name).map_err(name_error(&path))?;
@@ -261,6 +265,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+    use crate::client::output_writer::OutputWriter;
 
     #[track_caller]
     fn refuses(directory: &Path, limits: InputLimits, expected: &str) {
@@ -319,6 +324,23 @@ mod tests {
         assert_eq!(walked.finish().0, expected.build(DIGEST_FUNCTION).root);
         let limits = InputLimits { files_max: 6, ..InputLimits::default() };
         assert!(LocalTree::walk_unignored(dir.path(), limits).is_err());
+    }
+
+    #[test]
+    fn outputs_that_another_run_is_writing_are_no_inputs() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.c"), "x").unwrap();
+        fs::write(dir.path().join(".wardian-mine.part"), "x").unwrap();
+        let before = LocalTree::walk(dir.path(), InputLimits::default()).unwrap().finish().0;
+        let writer = OutputWriter::open(dir.path()).unwrap();
+        let unfinished = writer.begin(&RelPath::parse("a.o").unwrap(), false).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+        for walk in [LocalTree::walk, LocalTree::walk_unignored] {
+            assert_eq!(walk(dir.path(), InputLimits::default()).unwrap().finish().0, before);
+        }
+        unfinished.place.commit().unwrap();
+        let walked = LocalTree::walk(dir.path(), InputLimits::default()).unwrap();
+        assert_ne!(walked.finish().0, before);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Everything goes through a directory handle that no path and no symlink leads out of. Files appear whole
 //! or not at all: they are written beside their place and renamed.
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -156,8 +157,19 @@ fn failed(path: impl Display) -> impl FnOnce(io::Error) -> OutputError {
     }
 }
 
+/// How the names of files begin and end that are not at their places yet.
+const UNFINISHED: (&str, &str) = (".wardian-", ".part");
+
 fn temporary_name() -> String {
-    format!(".wardian-{}.part", uuid::Uuid::new_v4().simple())
+    let (start, end) = UNFINISHED;
+    format!("{start}{}{end}", uuid::Uuid::new_v4().simple())
+}
+
+/// Whether this name is that of an output on its way, which is gone or renamed in a moment and nobody's input.
+pub(super) fn is_unfinished(name: &OsStr) -> bool {
+    let (start, end) = UNFINISHED;
+    let id = name.to_str().and_then(|name| name.strip_prefix(start)?.strip_suffix(end));
+    id.is_some_and(|id| uuid::Uuid::try_parse(id).is_ok())
 }
 
 #[cfg(unix)]
