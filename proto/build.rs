@@ -18,6 +18,7 @@ const FILES: &[&str] = &[
     "wardian/v1/toolchains.proto",
     "wardian/v1/wasm_audit.proto",
     "wardian/v1/wasm_usage.proto",
+    "wardian/v1/workers.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -19,6 +19,9 @@ pub enum Failure {
     ResourceExhausted(String),
     #[error("{0}")]
     DeadlineExceeded(String),
+    /// This worker cannot do it now, and another one may: its disk is full, or it does not reach the CAS.
+    #[error("{0}")]
+    Unavailable(String),
     #[error("nobody waits for this action any more")]
     Cancelled,
     #[error("worker: {0}")]
@@ -48,7 +51,7 @@ impl Failure {
             Ok(failure) => failure,
             Err(error) => match error.kind() {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                    Self::ResourceExhausted(format!("{operation}: no space left on the worker"))
+                    Self::Unavailable(format!("{operation}: no space left on the worker"))
                 }
                 _ => Self::Internal(format!("{operation}: {error}")),
             },
@@ -63,6 +66,7 @@ impl Failure {
             Self::FailedPrecondition(_) => (rpc::Code::FailedPrecondition, vec![]),
             Self::ResourceExhausted(_) => (rpc::Code::ResourceExhausted, vec![]),
             Self::DeadlineExceeded(_) => (rpc::Code::DeadlineExceeded, vec![]),
+            Self::Unavailable(_) => (rpc::Code::Unavailable, vec![]),
             Self::Cancelled => (rpc::Code::Cancelled, vec![]),
             Self::Internal(_) => (rpc::Code::Internal, vec![]),
         };
@@ -90,6 +94,9 @@ fn missing_detail(digests: &[Digest]) -> prost_types::Any {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
+        if error.is_unavailable() {
+            return Self::Unavailable(text);
+        }
         match error {
             StoreError::NotFound(digest) => Self::MissingBlobs(vec![digest]),
             StoreError::Directory { .. }

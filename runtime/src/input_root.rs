@@ -75,7 +75,13 @@ impl InputRoot {
         for (path, file) in large {
             let dir = Arc::clone(&root);
             let handle = blocking(move || create_file(&dir, &path, file.is_executable)).await?;
-            store.copy_to(&file.digest, handle).await?;
+            store.copy_to(&file.digest, handle).await.map_err(|error| match error {
+                // It is the disk under the file that is full, and not the store's.
+                StoreError::NoSpace(_) => {
+                    Failure::Unavailable("write input file: no space left on the worker".into())
+                }
+                error => error.into(),
+            })?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tonic::transport::server::TcpIncoming;
 use wardian_runtime::limits::raise_open_files_limit;
 use wardian_runtime::{DRAIN_TIME_MAX, TrustedModules, Worker, WorkerConfig};
-use wardian_scheduler::LocalQueue;
+use wardian_scheduler::{Journal, LocalQueue, Restored};
 use wardian_store::action_cache::ActionCache;
 use wardian_store::backend::SledStore;
 use wardian_store::chunking::Chunks;
@@ -21,6 +21,7 @@ use wardian_toolchains::Registry;
 use crate::assets::Assets;
 use crate::auth::{Gate, Open, Tokens};
 use crate::config::Config;
+use crate::fleet::Fleet;
 use crate::health::Health;
 use crate::logs::LogStreams;
 use crate::services::{Context, routes};
@@ -63,6 +64,7 @@ pub struct Server {
     store: SledStore,
     health: Health,
     trusted: TrustedModules,
+    /// The slots of the worker inside; none when there is no such worker.
     worker: JoinSet<()>,
     ticking: JoinHandle<()>,
     stop: oneshot::Sender<()>,
@@ -93,7 +95,8 @@ impl Server {
         let assets = Assets::new(records.clone(), blobs.clone(), folder, config.assets.clone())?;
         let chunks = Chunks::new(blobs.clone(), records.clone());
         let action_cache = ActionCache::new(Arc::clone(&records), blobs.clone());
-        let queue = LocalQueue::new(config.scheduler, config.tenants(), action_cache.clone());
+        let (queue, restored) = open_queue(&config, action_cache.clone()).await?;
+        let logs = LogStreams::new(config.logs);
         let worker = WorkerConfig {
             name: config.worker.name.clone(),
             folder: std::path::absolute(config.data.join("worker"))?,
@@ -105,11 +108,15 @@ impl Server {
             limits: config.worker.limits.clone(),
             compile: config.worker.compile,
         };
-        let logs = LogStreams::new(config.logs);
-        let worker =
-            Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?.with_logs(Arc::new(logs.clone()));
-        let trusted = worker.trusted();
-        let worker = worker.start().await;
+        let (trusted, worker) = if worker.slots == 0 {
+            (TrustedModules::default(), JoinSet::new())
+        } else {
+            let worker = Worker::new(worker, blobs.clone(), Arc::new(queue.clone()))?
+                .with_logs(Arc::new(logs.clone()));
+            (worker.trusted(), worker.start().await)
+        };
+        let instances = config.instances.iter().map(|instance| instance.name.clone()).collect();
+        let fleet = Fleet::new(queue.clone(), logs.clone(), trusted.clone(), instances, config.fleet);
         let ticking = tokio::spawn(queue.clone().keep_ticking());
         let pin_limits = TreePinLimits { tree: config.worker.limits.tree, ..config.pins };
         let tree_pins = Arc::new(TreePins::new(blobs.clone(), pin_limits));
@@ -135,11 +142,13 @@ impl Server {
             action_cache,
             toolchains,
             queue: queue.clone(),
+            fleet,
             instances: config.instances,
             action_cache_update: config.action_cache_update,
             requests: config.requests,
             limits: config.worker.limits,
         });
+        keeping.spawn(pin_restored(Arc::clone(&context), restored));
         let health = Health::new().await;
         let looking =
             health.clone().keep_looking(Arc::new(local.clone()), queue.clone(), ticking.abort_handle());
@@ -213,6 +222,8 @@ impl Server {
             self.queue.stop_running();
             self.drained_within(STOP_TIME_MAX).await;
         }
+        // What workers elsewhere run goes on, and is reported to the next process.
+        self.queue.let_go();
         self.logs.shut_down();
         let _ = self.stop.send(());
         let abort = self.serving.abort_handle();
@@ -221,6 +232,8 @@ impl Server {
             Err(_) => abort.abort(),
         }
         self.ticking.abort();
+        let queue = self.queue.clone();
+        tokio::task::spawn_blocking(move || queue.close()).await?;
         self.store.flush().await?;
         Ok(())
     }
@@ -228,6 +241,50 @@ impl Server {
     async fn drained_within(&mut self, time: Duration) -> bool {
         let drained = async { while self.worker.join_next().await.is_some() {} };
         tokio::time::timeout(time, drained).await.is_ok()
+    }
+}
+
+/// The queue, where the last process left it.
+async fn open_queue(
+    config: &Config,
+    action_cache: ActionCache,
+) -> anyhow::Result<(LocalQueue, Vec<Restored>)> {
+    let mut limits = config.scheduler;
+    if config.worker.slots == 0 {
+        // Nobody is there at first: actions wait for workers as they would for those that come back.
+        limits.worker_grace = limits.worker_grace.max(limits.unserved_max);
+    }
+    let tenants = config.tenants();
+    if !config.journal {
+        return Ok((LocalQueue::new(limits, tenants, action_cache), Vec::new()));
+    }
+    let folder = config.data.join("operations");
+    let opened = tokio::task::spawn_blocking(move || {
+        let opened = Journal::open(&folder).or_else(|error| {
+            let aside = folder.with_extension("damaged");
+            tracing::error!(%error, aside = %aside.display(), "operations of earlier processes are lost");
+            // Only the last one is kept.
+            let _ = std::fs::remove_dir_all(&aside);
+            std::fs::rename(&folder, &aside)?;
+            Journal::open(&folder)
+        });
+        opened.with_context(|| format!("operations in {} cannot be kept", folder.display()))
+    });
+    let takeover = config.fleet.takeover;
+    let (queue, restored) = LocalQueue::restarted(limits, tenants, action_cache, opened.await??, takeover);
+    if !restored.is_empty() {
+        tracing::info!(runs = restored.len(), "taken over from an earlier process");
+    }
+    Ok((queue, restored))
+}
+
+/// Pins the inputs of runs from before a restart. What is missing is told when the run begins.
+async fn pin_restored(context: Arc<Context>, restored: Vec<Restored>) {
+    for Restored { run, action } in restored {
+        match context.pin_action(action).await {
+            Ok(held) => context.queue.hold(run, held),
+            Err(failure) => tracing::warn!(%action, %failure, "inputs of a queued action are not pinned"),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::auth::{Token, parse_tokens};
 use crate::cli::read_token;
 use crate::client::{Access, ServerUrl, ServerUrlError};
 
+use crate::fleet::FleetLimits;
 use crate::instance::{Instance, parse_functions, parse_instances};
 use crate::logs::LogLimits;
 use crate::tls::TlsSettings;
@@ -58,6 +59,10 @@ pub struct Config {
     pub logs: LogLimits,
     /// Limits of the queue.
     pub scheduler: SchedulerLimits,
+    /// Whether operations survive a restart.
+    pub journal: bool,
+    /// Limits on workers in processes of their own.
+    pub fleet: FleetLimits,
     /// The worker inside the server.
     pub worker: WorkerSettings,
 }
@@ -89,7 +94,7 @@ pub struct RemoteStore {
 pub struct WorkerSettings {
     /// The name that results carry.
     pub name: String,
-    /// Actions run at once.
+    /// Actions run at once; with 0 there is no worker in the server.
     pub slots: usize,
     /// Memory for actions that say how much they need, in bytes; `None` when only slots count.
     pub memory_bytes: Option<u64>,
@@ -103,6 +108,8 @@ pub struct WorkerSettings {
     pub limits: Limits,
     /// How modules are compiled.
     pub compile: CompileSettings,
+    /// How long a worker in a process of its own lets actions run to their end when it is told to end itself.
+    pub drain_time_max: Duration,
 }
 
 impl Default for Config {
@@ -130,6 +137,8 @@ impl Default for Config {
             assets: AssetLimits::default(),
             logs: LogLimits::default(),
             scheduler: SchedulerLimits::default(),
+            journal: true,
+            fleet: FleetLimits::default(),
             worker: WorkerSettings {
                 name: "local".into(),
                 slots: std::thread::available_parallelism().map_or(2, usize::from),
@@ -139,6 +148,7 @@ impl Default for Config {
                 properties: Vec::new(),
                 limits: Limits::default(),
                 compile: CompileSettings::default(),
+                drain_time_max: Duration::from_secs(300),
             },
         }
     }
@@ -313,6 +323,11 @@ impl Config {
             section.seconds_or_none("worker_grace_seconds", &mut scheduler.worker_grace);
             section.seconds("unserved_seconds_max", &mut scheduler.unserved_max);
             section.seconds_or_none("memory_patience_seconds", &mut scheduler.memory_patience);
+            section.boolean("journal", &mut config.journal);
+            let fleet = &mut config.fleet;
+            section.seconds("worker_lease_seconds", &mut fleet.lease);
+            section.seconds_or_none("takeover_seconds", &mut fleet.takeover);
+            section.count("workers_max", &mut fleet.workers_max);
         });
         root.section("worker", |section| worker(section, &mut config.worker));
         root.finish();
@@ -345,7 +360,10 @@ fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
         worker.name = name.to_owned();
         if name.is_empty() { Err("is empty".into()) } else { Ok(()) }
     });
-    section.count("slots", &mut worker.slots);
+    let mut slots = worker.slots as u64;
+    section.number("slots", 0, 1024, &mut slots);
+    worker.slots = usize::try_from(slots).expect("a small number");
+    section.seconds("drain_seconds_max", &mut worker.drain_time_max);
     let mut memory = 0;
     section.number("memory_bytes", 1, u64::MAX, &mut memory);
     worker.memory_bytes = (memory > 0).then_some(memory);

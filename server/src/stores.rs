@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use wardian_store::backend::{GrpcStore, GrpcStoreLimits, SledStore};
+use wardian_store::backend::{Connection, GrpcStore, GrpcStoreLimits, SledStore};
 use wardian_store::layers::{Existence, Metered, Meters, Tiered};
 use wardian_store::{BlobStore, RecordStore};
 
+use crate::client::{Access, ClientError};
 use crate::config::{Config, RemoteStore};
+
+/// How often a worker asks while its server is away: for some 30 seconds.
+const WORKER_ATTEMPTS_MAX: u32 = 20;
 
 /// What a server keeps things in.
 pub(crate) struct Stores {
@@ -33,6 +37,21 @@ pub(crate) struct Tier {
 impl Stores {
     /// Opens the folder. A remote store need not be there yet: calls fail with UNAVAILABLE until it is.
     pub(crate) async fn open(config: &Config) -> anyhow::Result<Self> {
+        let limits = GrpcStoreLimits { lease: config.remote.lease, ..GrpcStoreLimits::default() };
+        Self::open_with(config, far(&config.remote, Access::connect_lazily, limits)?).await
+    }
+
+    /// The same for a worker: it has nobody else to ask, so it asks again for longer.
+    pub(crate) async fn open_for_worker(config: &Config) -> anyhow::Result<Self> {
+        let limits = GrpcStoreLimits {
+            lease: config.remote.lease,
+            attempts_max: WORKER_ATTEMPTS_MAX,
+            ..GrpcStoreLimits::default()
+        };
+        Self::open_with(config, far(&config.remote, Access::connect_lazily_as_worker, limits)?).await
+    }
+
+    async fn open_with(config: &Config, far: Option<Existence<GrpcStore>>) -> anyhow::Result<Self> {
         let (folder, options) = (config.data.join("store"), config.store);
         let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder, options)).await?;
         let local = opened.with_context(|| {
@@ -40,7 +59,7 @@ impl Stores {
         })?;
         let meters = Arc::new(Meters::default());
         let mut tiers = Vec::new();
-        let blobs: Arc<dyn BlobStore> = match far(&config.remote)? {
+        let blobs: Arc<dyn BlobStore> = match far {
             None => Arc::new(Metered::new(local.clone(), Arc::clone(&meters))),
             Some(far) => {
                 let mut tier = |name| {
@@ -60,9 +79,12 @@ impl Stores {
 
 /// The other server's CAS. Only here are look-ups remembered: that halves the lease, which half a microsecond
 /// a digest in the folder is not worth.
-fn far(remote: &RemoteStore) -> anyhow::Result<Option<Existence<GrpcStore>>> {
+fn far(
+    remote: &RemoteStore,
+    connect: impl FnOnce(&Access) -> Result<Connection, ClientError>,
+    limits: GrpcStoreLimits,
+) -> anyhow::Result<Option<Existence<GrpcStore>>> {
     let Some(access) = &remote.access else { return Ok(None) };
-    let connection = access.connect_lazily().context("setting store.remote")?;
-    let limits = GrpcStoreLimits { lease: remote.lease, ..GrpcStoreLimits::default() };
+    let connection = connect(access).context("setting store.remote")?;
     Ok(Some(Existence::new(GrpcStore::new(connection, remote.instance.clone(), limits))))
 }

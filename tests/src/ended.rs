@@ -16,7 +16,8 @@ pub struct Following {
 }
 
 impl Following {
-    pub(crate) fn new(stream: Streaming<Operation>) -> Self {
+    /// Begins to read a stream.
+    pub fn new(stream: Streaming<Operation>) -> Self {
         Self { stream, operations: Vec::new() }
     }
 

@@ -70,6 +70,11 @@ impl OperationName {
         Self(format!("{}operations/{}", instance.prefix(), uuid::Uuid::new_v4()).into())
     }
 
+    /// What stands before every name of an instance.
+    pub(crate) fn first_of(instance: &InstanceName) -> Self {
+        Self(format!("{}operations/", instance.prefix()).into())
+    }
+
     /// Takes a client's text; whether such an operation exists is for the scheduler to say.
     pub fn from_client(text: &str) -> Self {
         Self(text.into())
@@ -87,10 +92,25 @@ impl fmt::Display for OperationName {
     }
 }
 
-/// Names a run for as long as the scheduler lives. Of two runs the one that came first has the smaller name.
+/// Names a run. Of two runs the one that came first has the smaller name, also over restarts of a queue that keeps
+/// a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(pub(crate) u64);
+
+impl RunId {
+    /// A name that another queue gave out.
+    pub fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 /// Names a worker for as long as the scheduler lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(pub(crate) u64);
+
+impl WorkerId {
+    /// A name that another queue gave out.
+    pub fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}

@@ -7,6 +7,7 @@
 mod fair;
 mod held;
 mod job;
+pub mod journal;
 mod limits;
 pub mod platform;
 pub mod queue;
@@ -15,9 +16,10 @@ pub mod state;
 pub use fair::TenantLoad;
 pub use held::Held;
 pub use job::{Invocation, Job, OperationName, RunId, WorkerId};
+pub use journal::{Journal, JournalError};
 pub use limits::{SchedulerLimits, SubmitError, TenantPolicy, Tenants, WEIGHT_MAX};
 pub use platform::{Offer, Platform, Unsatisfiable};
-pub use queue::{LocalQueue, Operation, QueueLoad};
+pub use queue::{LocalQueue, Operation, QueueLoad, Restored};
 pub use state::Stage;
 
 use std::sync::Arc;

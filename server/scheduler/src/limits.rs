@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wardian_proto::InstanceName;
 
+use crate::journal::JournalError;
 use crate::platform::Unsatisfiable;
 
 /// Limits of the state machine.
@@ -100,4 +101,6 @@ pub enum SubmitError {
     TooManyOperations(usize),
     #[error("the server is shutting down")]
     ShuttingDown,
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }

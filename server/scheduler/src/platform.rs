@@ -40,6 +40,11 @@ impl Platform {
         properties.iter().map(parse).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Properties that were read from the wire once.
+    pub(crate) fn from_pairs(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
+    }
+
     /// Every property, in the order given.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))

@@ -9,10 +9,16 @@ use tokio::sync::{Notify, watch};
 use wardian_proto::{InstanceName, reapi, rpc};
 use wardian_store::action_cache::ActionCache;
 
+mod remote;
+mod restart;
+
+pub use self::restart::Restored;
+
+use crate::journal::Change;
 use crate::state::{Scheduler, Stage, View, Waiting};
 use crate::{
-    Assignment, Held, Job, Offer, OperationName, RunId, SchedulerLimits, SubmitError, Tenants, WorkQueue,
-    WorkerId,
+    Assignment, Held, Job, Journal, JournalError, Offer, OperationName, RunId, SchedulerLimits, SubmitError,
+    Tenants, WorkQueue, WorkerId,
 };
 
 /// How often the queue looks for what is due.
@@ -29,6 +35,10 @@ struct Shared {
     /// Rung when there may be something to assign, and at shutdown.
     work: Notify,
     action_cache: ActionCache,
+    /// What survives the process; nothing does without.
+    journal: Option<Journal>,
+    /// Tells runs of this queue from those of others.
+    epoch: u64,
 }
 
 struct Inner {
@@ -36,6 +46,8 @@ struct Inner {
     watchers: HashMap<OperationName, watch::Sender<View>>,
     cancels: HashMap<RunId, watch::Sender<bool>>,
     shutting_down: bool,
+    /// Workers were told to stop what they run: what they say of it then is of no interest where it is run again.
+    stopped: bool,
 }
 
 /// What is in a queue at a moment.
@@ -56,6 +68,8 @@ pub struct Operation {
     pub name: OperationName,
     /// Its present state and every later one.
     pub views: watch::Receiver<View>,
+    /// Its place in the journal, if it was just taken in.
+    noted: Option<u64>,
 }
 
 impl LocalQueue {
@@ -66,8 +80,15 @@ impl LocalQueue {
             watchers: HashMap::new(),
             cancels: HashMap::new(),
             shutting_down: false,
+            stopped: false,
         };
-        let shared = Shared { inner: Mutex::new(inner), work: Notify::new(), action_cache };
+        let shared = Shared {
+            inner: Mutex::new(inner),
+            work: Notify::new(),
+            action_cache,
+            journal: None,
+            epoch: uuid::Uuid::new_v4().as_u64_pair().0,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -83,12 +104,27 @@ impl LocalQueue {
             let name = inner.state.submit(Instant::now(), SystemTime::now(), job)?;
             inner.state.hold(&name, &mut held);
             let view = inner.state.view(&name).expect("just submitted");
+            let noted = self.shared.journal.as_ref().map(|journal| {
+                let (run, queued_at, job) = inner.state.run_of(&name).expect("just submitted");
+                journal.note([Change::Live { name: name.clone(), run, queued_at, job }])
+            });
             let (sender, views) = watch::channel(view);
             inner.watchers.insert(name.clone(), sender);
-            Ok(Operation { name, views })
+            Ok(Operation { name, views, noted })
         })?;
         self.shared.work.notify_waiters();
         Ok(operation)
+    }
+
+    /// Waits until an operation that was just taken in survives a restart. It may well have ended by then. When it
+    /// cannot be kept it is cancelled.
+    pub async fn kept(&self, operation: &Operation) -> Result<(), JournalError> {
+        let (Some(journal), Some(noted)) = (&self.shared.journal, operation.noted) else { return Ok(()) };
+        let kept = journal.kept(noted).await;
+        if kept.is_err() {
+            self.cancel(&operation.name);
+        }
+        kept
     }
 
     /// Does what is due, again and again. To be run beside the queue for as long as it is used.
@@ -110,13 +146,13 @@ impl LocalQueue {
     /// Finds an operation by name.
     pub fn operation(&self, name: &OperationName) -> Option<Operation> {
         let mut inner = self.lock();
-        inner.state.expire(Instant::now());
+        self.expire(&mut inner);
         let views = match inner.watchers.get(name) {
             Some(sender) => sender.subscribe(),
             // Ended: one last view, and a sender that is gone.
             None => watch::channel(inner.state.view(name)?).1,
         };
-        Some(Operation { name: name.clone(), views })
+        Some(Operation { name: name.clone(), views, noted: None })
     }
 
     /// Lists operation names of an instance in name order.
@@ -144,6 +180,7 @@ impl LocalQueue {
     pub fn delete(&self, name: &OperationName) -> bool {
         let mut inner = self.lock();
         inner.watchers.remove(name);
+        self.note([Change::Forgotten(name.clone())]);
         inner.state.delete(name)
     }
 
@@ -162,8 +199,8 @@ impl LocalQueue {
         }
     }
 
-    /// Refuses new actions, gives up those that no worker has, and lets every worker that asks for work go
-    /// home.
+    /// Refuses new actions, and lets every worker that asks for work go home. What no worker has is given up, or left
+    /// to the next process where there is a journal: those who follow it come to the end of their stream.
     pub fn shut_down(&self) {
         let status = rpc::Status {
             code: rpc::Code::Unavailable.into(),
@@ -173,16 +210,33 @@ impl LocalQueue {
         let response = reapi::ExecuteResponse { status: Some(status), ..Default::default() };
         self.update(|inner| {
             inner.shutting_down = true;
-            inner.state.end_queued(Instant::now(), &response);
+            match self.shared.journal {
+                None => inner.state.end_queued(Instant::now(), &response),
+                Some(_) => inner.let_go_of_queued(),
+            }
         });
         self.shared.work.notify_waiters();
     }
 
+    /// Ends the streams of all who wait, as nothing more will happen here.
+    pub fn let_go(&self) {
+        self.lock().watchers.clear();
+    }
+
+    /// Whether the queue is shutting down.
+    pub fn is_shutting_down(&self) -> bool {
+        self.lock().shutting_down
+    }
+
     /// Tells every worker to stop what it runs, whoever waits for it.
     pub fn stop_running(&self) {
-        for cancel in self.lock().cancels.values() {
+        let mut inner = self.lock();
+        inner.stopped = true;
+        for cancel in inner.cancels.values() {
             cancel.send_replace(true);
         }
+        drop(inner);
+        self.shared.work.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -193,7 +247,10 @@ impl LocalQueue {
     fn update<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.lock();
         let changed = change(&mut inner);
-        inner.settle(Instant::now());
+        if inner.settle(self) {
+            self.shared.work.notify_waiters();
+        }
+        self.expire(&mut inner);
         let released = inner.state.take_released();
         // Letting go of a large input tree takes a moment, in which nobody should have to wait.
         drop(inner);
@@ -201,8 +258,25 @@ impl LocalQueue {
         changed
     }
 
+    /// Forgets ended operations that are too old or too many.
+    fn expire(&self, inner: &mut Inner) {
+        let forgotten = inner.state.expire(Instant::now());
+        if !forgotten.is_empty() {
+            self.note(forgotten.into_iter().map(Change::Forgotten));
+        }
+    }
+
+    fn note(&self, changes: impl IntoIterator<Item = Change>) {
+        if let Some(journal) = &self.shared.journal {
+            journal.note(changes);
+        }
+    }
+
     fn try_assign(&self, worker: WorkerId) -> Option<Assignment> {
         self.update(|inner| {
+            if inner.shutting_down {
+                return None;
+            }
             let given = inner.state.assign(Instant::now(), worker)?;
             let (sender, cancelled) = watch::channel(false);
             inner.cancels.insert(given.run, sender);
@@ -212,11 +286,15 @@ impl LocalQueue {
 }
 
 impl Inner {
-    /// Tells everybody what the last mutation changed.
-    fn settle(&mut self, now: Instant) {
+    /// Tells everybody what the last mutation changed; true when there is something to tell workers.
+    fn settle(&mut self, queue: &LocalQueue) -> bool {
         for name in self.state.take_changed() {
             let Some(view) = self.state.view(&name) else { continue };
             let ended = matches!(view.stage, Stage::Completed(_));
+            if let Stage::Completed(response) = &view.stage {
+                let (job, response) = (Arc::clone(&view.job), Arc::clone(response));
+                queue.note([Change::Ended { name: name.clone(), job, response }]);
+            }
             if let Some(sender) = self.watchers.get(&name) {
                 sender.send_replace(view);
             }
@@ -224,12 +302,23 @@ impl Inner {
                 self.watchers.remove(&name);
             }
         }
-        for run in self.state.take_abandoned() {
-            if let Some(cancel) = self.cancels.get(&run) {
+        let abandoned = self.state.take_abandoned();
+        for run in &abandoned {
+            if let Some(cancel) = self.cancels.get(run) {
                 cancel.send_replace(true);
             }
         }
-        self.state.expire(now);
+        for run in self.state.take_untied() {
+            self.cancels.remove(&run);
+        }
+        !abandoned.is_empty()
+    }
+
+    /// Ends the streams of those who wait for what no worker has.
+    fn let_go_of_queued(&mut self) {
+        let state = &self.state;
+        self.watchers
+            .retain(|name, _| state.view(name).is_some_and(|view| !matches!(view.stage, Stage::Queued)));
     }
 }
 
@@ -239,6 +328,10 @@ fn is_cacheable(job: &Job, response: &reapi::ExecuteResponse) -> bool {
     ok && !job.do_not_cache && response.result.as_ref().is_some_and(|result| result.exit_code == 0)
 }
 
+fn was_cancelled(response: &reapi::ExecuteResponse) -> bool {
+    response.status.as_ref().is_some_and(|status| status.code == rpc::Code::Cancelled as i32)
+}
+
 #[async_trait]
 impl WorkQueue for LocalQueue {
     async fn register(&self, offer: Offer) -> WorkerId {
@@ -246,8 +339,7 @@ impl WorkQueue for LocalQueue {
     }
 
     async fn unregister(&self, worker: WorkerId) {
-        self.update(|inner| inner.state.remove_worker(Instant::now(), worker, "left"));
-        self.shared.work.notify_waiters();
+        self.remove_worker(worker, "left");
     }
 
     async fn next(&self, worker: WorkerId) -> Option<Assignment> {
@@ -272,6 +364,9 @@ impl WorkQueue for LocalQueue {
     async fn complete(&self, worker: WorkerId, run: RunId, mut response: reapi::ExecuteResponse) {
         let job = {
             let inner = self.lock();
+            if inner.stopped && self.shared.journal.is_some() && was_cancelled(&response) {
+                return;
+            }
             inner.state.job_of(worker, run)
         };
         // Cached before anybody hears of it: who asks after the answer finds it.
@@ -282,13 +377,8 @@ impl WorkQueue for LocalQueue {
                 response.message = format!("the result could not be cached: {error}");
             }
         }
-        self.update(|inner| {
-            // A late report about a run that another worker has now changes nothing.
-            if inner.state.job_of(worker, run).is_some() {
-                inner.cancels.remove(&run);
-            }
-            inner.state.complete(Instant::now(), worker, run, response);
-        });
+        // A late report about a run that another worker has now changes nothing.
+        self.update(|inner| inner.state.complete(Instant::now(), worker, run, response));
         self.shared.work.notify_waiters();
     }
 }

@@ -25,6 +25,8 @@ mod token;
 mod toolchain;
 mod tree_view;
 mod usage;
+mod worker;
+mod workers;
 
 pub(crate) use args::read_token;
 
@@ -68,6 +70,8 @@ enum Command {
     Action(action::ActionArgs),
     Audit(audit::AuditArgs),
     Operations(operations::OperationsArgs),
+    Worker(worker::WorkerArgs),
+    Workers(workers::WorkersArgs),
     Demo(demo::DemoArgs),
     /// Check or print the configuration.
     Config(config::ConfigArgs),
@@ -125,7 +129,7 @@ pub fn main() -> ExitCode {
 
 /// Logs go to standard error; WARDIAN_LOG says what is logged, such as `debug` or `wardian_runtime=trace`.
 fn start_log(command: &Command) {
-    let default = if matches!(command, Command::Serve(_)) { "info" } else { "error" };
+    let default = if matches!(command, Command::Serve(_) | Command::Worker(_)) { "info" } else { "error" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("WARDIAN_LOG");
     tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| default.into()))
@@ -142,6 +146,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Action(args) => action::action(&cli.remote, args).await,
         Command::Audit(args) => audit::audit(&cli.remote, args).await,
         Command::Operations(args) => operations::operations(&cli.remote, args).await,
+        Command::Worker(args) => worker::worker(&cli.remote, args).await,
+        Command::Workers(args) => workers::workers(&cli.remote, args).await,
         Command::Demo(args) => demo::demo(args).await,
         Command::Config(args) => config::config(args),
         Command::Store(args) => store::store(&cli.remote, args).await,

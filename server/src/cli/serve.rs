@@ -16,6 +16,7 @@ use crate::config::Config;
 Examples:
   wardian serve                                   on 127.0.0.1:8980, data in ./wardian-data
   wardian serve --listen 127.0.0.1:0              on a free port, which it prints
+  wardian serve --slots 0                         with workers elsewhere only: see `wardian worker --help`
   bazel build --remote_executor=grpc://127.0.0.1:8980 //...
 
 SIGTERM and Ctrl-C drain: running actions may finish, new ones are refused. SIGHUP reads the certificates again.")]
@@ -29,6 +30,9 @@ pub(crate) struct ServeArgs {
     /// Folder that holds everything the server keeps.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Actions run at once in the server itself; with 0 it leaves all to `wardian worker`.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1024))]
+    slots: Option<u32>,
     /// TOML file; `wardian config print` shows every key.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -42,6 +46,9 @@ pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
     if let Some(data) = args.data {
         config.data = data;
+    }
+    if let Some(slots) = args.slots {
+        config.worker.slots = slots as usize;
     }
     config.insecure = args.insecure;
     // Before the port opens: a signal that comes early must not be lost.

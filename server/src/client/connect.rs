@@ -21,6 +21,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle time after which the connection is probed, so that a vanished server is noticed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// The same for a worker, which runs for long and waits for nobody to notice.
+const WORKER_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const WORKER_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Bytes in flight for one stream and for the connection: enough for one large blob on a fast network.
 const WINDOW_BYTES: u32 = 4 << 20;
 
@@ -182,6 +186,20 @@ impl Access {
         self.shown(endpoint.connect_lazy())
     }
 
+    /// The same for a worker, which notices soon when nobody is at the other end any more.
+    pub async fn connect_as_worker(&self) -> Result<Connection, ClientError> {
+        let connecting = kept_alive(self.endpoint()?).connect().await;
+        let channel = connecting
+            .map_err(|error| ClientError::Connect { url: self.url.clone(), reason: root_cause(&error) })?;
+        self.shown(channel)
+    }
+
+    /// A worker's connection that is made when it is first used.
+    pub fn connect_lazily_as_worker(&self) -> Result<Connection, ClientError> {
+        let endpoint = kept_alive(self.endpoint()?);
+        self.shown(endpoint.connect_lazy())
+    }
+
     fn shown(&self, channel: Channel) -> Result<Connection, ClientError> {
         let Some(token) = &self.token else { return Ok(channel.into()) };
         if !self.url.has_tls() && !self.url.is_here() {
@@ -226,6 +244,13 @@ impl Access {
             .tls_config(tls)
             .map_err(|error| ClientError::Access(format!("TLS cannot be used: {}", root_cause(&error))))
     }
+}
+
+fn kept_alive(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .http2_keep_alive_interval(WORKER_KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(WORKER_KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
 }
 
 /// The innermost message: "Connection refused" says more than "transport error".

@@ -31,6 +31,7 @@ use std::future::poll_fn;
 use axum::http;
 use tonic::codegen::Service as _;
 use wardian_proto::wardian::toolchains_client::ToolchainsClient;
+use wardian_proto::wardian::workers_client::WorkersClient;
 use wardian_proto::{Digest, InstanceName, longrunning, reapi, wardian};
 use wardian_store::backend::{Connection, GrpcStore};
 use wardian_toolchains::Toolchain;
@@ -177,6 +178,27 @@ impl Client {
             .await
             .map(drop)
             .map_err(|status| ClientError::call("RemoveToolchain", status))
+    }
+
+    /// Every worker of the server.
+    pub async fn workers(&self) -> Result<Vec<wardian::WorkerState>, ClientError> {
+        let listed = self.workers_service().list_workers(wardian::ListWorkersRequest {}).await;
+        Ok(listed.map_err(|status| ClientError::call("ListWorkers", status))?.into_inner().workers)
+    }
+
+    /// Tells a worker what to do.
+    pub async fn set_worker(
+        &self,
+        name: &str,
+        change: wardian::set_worker_request::Change,
+    ) -> Result<(), ClientError> {
+        let request = wardian::SetWorkerRequest { name: name.to_owned(), change: change.into() };
+        let set = self.workers_service().set_worker(request).await;
+        set.map(drop).map_err(|status| ClientError::call("SetWorker", status))
+    }
+
+    fn workers_service(&self) -> WorkersClient<Connection> {
+        WorkersClient::new(self.connection.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     fn toolchains_service(&self) -> ToolchainsClient<Connection> {

@@ -99,6 +99,12 @@ impl LogStreams {
         Ok(name)
     }
 
+    /// The stream of a command that runs in another process, under the name that its worker gave it.
+    pub(crate) fn open_for_worker(&self, name: &LogName) -> Result<WorkerLog, Status> {
+        let stream = self.shared.add_new(name)?;
+        Ok(WorkerLog(ActionLog { stream, shared: Arc::clone(&self.shared) }))
+    }
+
     /// Reads a stream from an offset, for as long as it grows.
     pub(crate) fn read(
         &self,
@@ -157,6 +163,15 @@ impl Shared {
         let stream = Arc::new(Stream::new(name.for_readers(), name.token.clone()));
         inner.streams.insert(name.for_readers(), Arc::clone(&stream));
         Ok(stream)
+    }
+
+    /// The same for a name that somebody else chose.
+    fn add_new(&self, name: &LogName) -> Result<Arc<Stream>, Status> {
+        let key = name.for_readers();
+        if self.lock().streams.contains_key(&key) {
+            return Err(Status::already_exists(format!("log stream {key:?} exists")));
+        }
+        self.add(name)
     }
 
     fn find(&self, name: &LogName) -> Result<Arc<Stream>, Status> {
@@ -250,6 +265,31 @@ impl Logs for LogStreams {
 struct ActionLog {
     stream: Arc<Stream>,
     shared: Arc<Shared>,
+}
+
+/// The stream of a command that runs in another process. It ends with this, however that comes about.
+pub(crate) struct WorkerLog(ActionLog);
+
+impl WorkerLog {
+    /// How much it has.
+    pub(crate) fn length(&self) -> u64 {
+        self.0.stream.committed().bytes
+    }
+
+    pub(crate) fn append(&self, bytes: &[u8]) {
+        self.0.append(bytes);
+    }
+
+    /// Ends the stream, with why it is not complete if it is not.
+    pub(crate) fn end(&self, why: Option<Status>) {
+        self.0.shared.end(&self.0.stream, why);
+    }
+}
+
+impl Drop for WorkerLog {
+    fn drop(&mut self) {
+        self.end(Some(Status::aborted("the worker that wrote this log was lost")));
+    }
 }
 
 impl LogSink for ActionLog {

@@ -131,6 +131,8 @@ impl reapi::execution_server::Execution for Execution {
             do_not_cache: action.do_not_cache,
         };
         let operation = self.0.queue.submit(job, Some(inputs)).map_err(submit_status)?;
+        // Before the client learns its name.
+        self.0.queue.kept(&operation).await.map_err(|error| submit_status(error.into()))?;
         Ok(Response::new(follow(Arc::clone(&self.0), operation, hints)))
     }
 
@@ -185,7 +187,7 @@ fn submit_status(error: SubmitError) -> Status {
         | SubmitError::TenantQueueFull(_)
         | SubmitError::TooManyPlatforms(_)
         | SubmitError::TooManyOperations(_) => retry_later(text),
-        SubmitError::ShuttingDown => Status::unavailable(text),
+        SubmitError::ShuttingDown | SubmitError::Journal(_) => Status::unavailable(text),
     }
 }
 
@@ -231,7 +233,7 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
         first: bool,
         ended: bool,
     }
-    let Operation { name, views } = operation;
+    let Operation { name, views, .. } = operation;
     let state = Follow { context, name, views, hints, first: true, ended: false };
     futures::stream::unfold(state, |mut state| async move {
         if state.ended {
@@ -240,7 +242,14 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
         // The sender goes when the operation ends, or when somebody deleted it.
         if !state.first && !changed_or_still_queued(&mut state.views).await {
             state.ended = true;
-            return Some((Err(Status::not_found("the operation was deleted")), state));
+            let status = if state.context.queue.is_shutting_down() {
+                Status::unavailable(
+                    "the server is shutting down; WaitExecution finds the operation when it is back",
+                )
+            } else {
+                Status::not_found("the operation was deleted")
+            };
+            return Some((Err(status), state));
         }
         state.first = false;
         let view = state.views.borrow_and_update().clone();

@@ -17,6 +17,12 @@ struct PinnedInputs {
 }
 
 impl Context {
+    /// Pins an action that was taken in some time ago.
+    pub(crate) async fn pin_action(&self, digest: Digest) -> Result<Held, Failure> {
+        let action = action::read_action(&*self.blobs, &digest, &self.limits).await?;
+        self.pin_inputs(digest, &action).await
+    }
+
     /// Pins an Action, its Command and its whole input root. Every blob that is missing is named in the
     /// failure.
     pub(super) async fn pin_inputs(&self, digest: Digest, action: &reapi::Action) -> Result<Held, Failure> {

@@ -15,6 +15,7 @@ mod operations;
 mod request_metadata;
 mod routes;
 mod toolchains;
+mod workers;
 
 use std::sync::Arc;
 
@@ -32,10 +33,12 @@ use wardian_toolchains::Registry;
 use crate::assets::Assets;
 use crate::auth::{Caller, Verb};
 use crate::config::RequestLimits;
+use crate::fleet::Fleet;
 use crate::instance::Instance;
 use crate::logs::LogStreams;
 
 pub(crate) use routes::{SERVED, routes};
+pub(crate) use workers::REPORT_BYTES_MAX;
 
 /// Largest message that is accepted. Clients rarely send more than 4 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -53,6 +56,7 @@ pub(crate) struct Context {
     pub(crate) action_cache: ActionCache,
     pub(crate) toolchains: Arc<Registry>,
     pub(crate) queue: LocalQueue,
+    pub(crate) fleet: Fleet,
     pub(crate) instances: Vec<Instance>,
     pub(crate) action_cache_update: bool,
     pub(crate) requests: RequestLimits,

@@ -29,6 +29,7 @@ pub(crate) const SERVED: &[&str] = &[
     "google.bytestream.ByteStream",
     "google.longrunning.Operations",
     "wardian.v1.Toolchains",
+    "wardian.v1.Workers",
 ];
 
 /// Builds the router. Paths of services that are not offered answer UNIMPLEMENTED.
@@ -40,6 +41,7 @@ pub(crate) async fn routes(context: Arc<Context>, health: HealthReporter) -> any
     let toolchains = super::toolchains::Toolchains(context.clone());
     let (fetch, push) = (super::asset::Assets(context.clone()), super::asset::Assets(context.clone()));
     let log_stream = super::log_stream::LogStreams(context.clone());
+    let workers = super::workers::service(context.clone());
     let operations = super::operations::Operations(context);
     let mut routes = Routes::builder();
     routes
@@ -52,6 +54,7 @@ pub(crate) async fn routes(context: Arc<Context>, health: HealthReporter) -> any
         .add_service(CapabilitiesServer::new(capabilities))
         .add_service(OperationsServer::new(operations))
         .add_service(ToolchainsServer::new(toolchains))
+        .add_service(workers)
         .add_service(LogStreamServiceServer::new(log_stream))
         .add_service(tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(health),

@@ -46,6 +46,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the store is elsewhere and was not reached in time: the same may well succeed later.
+    pub fn is_unavailable(&self) -> bool {
+        let Self::Remote(status) = self else { return false };
+        matches!(status.code(), tonic::Code::Unavailable | tonic::Code::DeadlineExceeded)
+    }
+
     /// Names the operation that an I/O error belongs to; a full disk is told apart.
     pub(crate) fn io(operation: &'static str) -> impl Fn(std::io::Error) -> Self {
         move |source| match source.kind() {

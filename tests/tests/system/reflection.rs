@@ -20,6 +20,7 @@ const SERVICES: &[&str] = &[
     "google.longrunning.Operations",
     "grpc.health.v1.Health",
     "wardian.v1.Toolchains",
+    "wardian.v1.Workers",
 ];
 
 /// Asks a reflection service of either version for its list of services and for one symbol.

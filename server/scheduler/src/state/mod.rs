@@ -6,6 +6,7 @@
 
 mod classes;
 mod operations;
+mod restore;
 mod run;
 mod why;
 mod workers;
@@ -49,8 +50,11 @@ pub struct Scheduler {
     /// Runs that a worker is kept free for, because they need more memory than is free anywhere.
     kept_free: HashMap<RunId, WorkerId>,
     paused: bool,
+    /// Nothing is started until then.
+    settling_until: Option<Instant>,
     changed: Vec<OperationName>,
     abandoned: Vec<RunId>,
+    untied: Vec<RunId>,
     released: Vec<Held>,
 }
 
@@ -142,6 +146,15 @@ impl Scheduler {
         Ok(id)
     }
 
+    /// Gives a run something to hold until it ends, unless it holds something already or has ended.
+    pub(crate) fn hold_run(&mut self, run: RunId, held: &mut Option<Held>) {
+        if let Some(run) = self.runs.get_mut(&run)
+            && run.held.is_none()
+        {
+            run.held = held.take();
+        }
+    }
+
     /// Gives the run of a live operation something to hold until it ends. A run that holds something
     /// already keeps that, and `held` is left as it is.
     pub fn hold(&mut self, operation: &OperationName, held: &mut Option<Held>) {
@@ -156,6 +169,11 @@ impl Scheduler {
     /// Starts nothing more until it is told otherwise. What runs goes on, and what comes in is queued.
     pub fn pause(&mut self, paused: bool) {
         self.paused = paused;
+    }
+
+    /// Whether workers may still report what they run from before a restart, so that nothing is started yet.
+    fn is_settling(&self, now: Instant) -> bool {
+        self.settling_until.is_some_and(|until| now < until)
     }
 
     /// Notes how far a run is.
@@ -230,6 +248,7 @@ impl Scheduler {
     /// Does what is due: takes away workers that were silent for too long, and ends what waited too long for a worker
     /// to join. To be called about once a second.
     pub fn tick(&mut self, now: Instant) {
+        self.settling_until = self.settling_until.filter(|until| now < *until);
         self.lose_silent_workers(now);
         self.give_up_unserved(now);
         self.check();
@@ -276,6 +295,13 @@ impl Scheduler {
         self.runs.get(&run).filter(|run| run.worker() == Some(worker)).map(|run| Arc::clone(&run.job))
     }
 
+    /// The run that a live operation waits for, when it was queued, and its job.
+    pub(crate) fn run_of(&self, operation: &OperationName) -> Option<(RunId, SystemTime, Arc<Job>)> {
+        let Some(Op::Live(id)) = self.operations.get(operation) else { return None };
+        let run = &self.runs[id];
+        Some((*id, run.queued_at, Arc::clone(&run.job)))
+    }
+
     /// Returns a snapshot of an operation.
     pub fn view(&self, operation: &OperationName) -> Option<View> {
         match self.operations.get(operation)? {
@@ -294,11 +320,7 @@ impl Scheduler {
         after: Option<&OperationName>,
         count: usize,
     ) -> Vec<OperationName> {
-        let job_of = |op: &Op| match op {
-            Op::Live(run) => self.runs[run].job.instance.clone(),
-            Op::Ended(view) => view.job.instance.clone(),
-        };
-        self.operations.list(instance, after, job_of).take(count).cloned().collect()
+        self.operations.list(instance, after).take(count).cloned().collect()
     }
 
     /// Operations that changed since the last call.
@@ -309,6 +331,11 @@ impl Scheduler {
     /// Runs that nobody waits for any more although a worker has them, since the last call.
     pub fn take_abandoned(&mut self) -> Vec<RunId> {
         std::mem::take(&mut self.abandoned)
+    }
+
+    /// Runs that were taken from the worker that had them, ended or not, since the last call.
+    pub fn take_untied(&mut self) -> Vec<RunId> {
+        std::mem::take(&mut self.untied)
     }
 
     /// What ended runs held, since the last call.
@@ -422,6 +449,8 @@ fn key(job: &Job) -> Key {
 
 #[cfg(test)]
 mod histories;
+#[cfg(test)]
+mod restore_tests;
 #[cfg(test)]
 mod sharing_tests;
 #[cfg(test)]

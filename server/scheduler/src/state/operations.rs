@@ -98,19 +98,22 @@ impl Operations {
         self.by_name.len() - self.ended.len()
     }
 
-    /// Names after `after` that `of` says yes to, in the order of their names.
+    /// Names of an instance after `after`, in their order. Those of one instance stand together.
     pub(super) fn list(
         &self,
         instance: &InstanceName,
         after: Option<&OperationName>,
-        instance_of: impl Fn(&Op) -> InstanceName,
     ) -> impl Iterator<Item = &OperationName> {
         use std::ops::Bound;
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let first = OperationName::first_of(instance);
+        let from = match after {
+            Some(after) if *after >= first => Bound::Excluded(after.clone()),
+            _ => Bound::Included(first.clone()),
+        };
         self.by_name
-            .range::<OperationName, _>((from, Bound::Unbounded))
-            .filter(move |(_, op)| instance_of(op) == *instance)
+            .range((from, Bound::Unbounded))
             .map(|(name, _)| name)
+            .take_while(move |name| name.as_str().starts_with(first.as_str()))
     }
 
     #[cfg(test)]

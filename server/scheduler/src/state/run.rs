@@ -61,6 +61,7 @@ pub struct Waiting {
 #[allow(missing_docs)]
 pub enum WaitReason {
     Paused,
+    Settling,
     NoWorker { why: String },
     TenantRunning { running: usize, limit: usize },
     TenantMemory { bytes: u64, limit: u64 },
@@ -72,6 +73,7 @@ impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Paused => f.write_str("the queue is paused"),
+            Self::Settling => f.write_str("the server was restarted; workers may still report what they run"),
             Self::NoWorker { why } => write!(f, "waiting for a worker to join: {why}"),
             Self::TenantRunning { running, limit } => {
                 write!(f, "the instance has {running} actions running; its limit is {limit}")

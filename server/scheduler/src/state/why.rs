@@ -21,6 +21,8 @@ impl Scheduler {
         let able = || class.workers.iter().map(|id: &WorkerId| &self.workers[id]);
         let reason = if self.paused {
             WaitReason::Paused
+        } else if self.settling_until.is_some() {
+            WaitReason::Settling
         } else if class.workers.is_empty() {
             let offers = self.workers.values().filter_map(Worker::takes_work);
             let why = unsatisfiable(&run.job.platform, offers);

@@ -79,6 +79,11 @@ impl Scheduler {
         id
     }
 
+    /// Whether there is a worker of that name.
+    pub fn has_worker(&self, worker: WorkerId) -> bool {
+        self.workers.contains_key(&worker)
+    }
+
     /// Says until when a worker counts as alive without being heard of again. A worker that was never spoken of
     /// here is never lost.
     pub fn renew_lease(&mut self, worker: WorkerId, until: Instant) -> bool {
@@ -100,12 +105,9 @@ impl Scheduler {
     /// when it was started too often.
     pub fn remove_worker(&mut self, now: Instant, worker: WorkerId, reason: &str) {
         let Some(removed) = self.workers.get(&worker) else { return };
-        let (name, lost) = (removed.offer.name.clone(), removed.runs.clone());
+        let lost = removed.runs.clone();
         for id in &lost {
-            let mut run = self.runs.remove(id).expect("workers have runs that exist");
-            self.take_from_worker(now, *id, &mut run);
-            run.attempts.push(Attempt { worker: name.clone(), reason: reason.to_owned() });
-            self.runs.insert(*id, run);
+            self.note_attempt(now, worker, *id, reason);
         }
         self.workers.remove(&worker);
         self.kept_free.retain(|_, kept| *kept != worker);
@@ -144,7 +146,7 @@ impl Scheduler {
     /// Gives a worker with a free slot the run that goes next among those it can serve.
     pub fn assign(&mut self, now: Instant, worker: WorkerId) -> Option<Given> {
         let entry = self.workers.get(&worker)?;
-        if self.paused || entry.draining || entry.free_slots() == 0 {
+        if self.paused || self.is_settling(now) || entry.draining || entry.free_slots() == 0 {
             return None;
         }
         let able: Vec<ClassId> = self
@@ -196,16 +198,37 @@ impl Scheduler {
     }
 
     /// Whether a worker that says it runs this shall go on: it was given the run and still has it, or the run has no
-    /// worker and it may as well stay where it is.
+    /// worker and it may as well stay where it is, as long as there is room for it in the books.
     pub fn keeps(&mut self, now: Instant, worker: WorkerId, run: RunId) -> bool {
-        match self.runs.get(&run).map(Run::worker) {
-            Some(Some(at)) => at == worker,
-            Some(None) if self.workers.contains_key(&worker) => {
+        let Some(entry) = self.runs.get(&run) else { return false };
+        let Some(at) = self.workers.get(&worker) else { return false };
+        match entry.worker() {
+            Some(other) => other == worker,
+            None if at.free_slots() == 0 || !at.has_room(entry.place.memory) => false,
+            None => {
                 self.give(now, worker, run);
                 true
             }
-            _ => false,
         }
+    }
+
+    /// Takes a run from a worker that does not have it, and queues it again like that of a worker that was lost.
+    pub fn give_back(&mut self, now: Instant, worker: WorkerId, id: RunId, reason: &str) {
+        if self.runs.get(&id).is_none_or(|run| run.worker() != Some(worker)) {
+            return;
+        }
+        self.note_attempt(now, worker, id, reason);
+        self.try_again(now, id);
+        self.note_unserved(now);
+        self.check();
+    }
+
+    fn note_attempt(&mut self, now: Instant, worker: WorkerId, id: RunId, reason: &str) {
+        let mut run = self.runs.remove(&id).expect("workers have runs that exist");
+        self.take_from_worker(now, id, &mut run);
+        let name = self.workers[&worker].offer.name.clone();
+        run.attempts.push(Attempt { worker: name, reason: reason.to_owned() });
+        self.runs.insert(id, run);
     }
 
     /// The runs that a worker has.
@@ -246,6 +269,7 @@ impl Scheduler {
         let used: Duration = now.saturating_duration_since(run.since);
         self.queue.finish(&run.place, charges, used);
         run.since = now;
+        self.untied.push(id);
         let entry = self.workers.get_mut(&worker).expect("runs stand with workers that exist");
         entry.runs.remove(&id);
         entry.memory_used -= run.place.memory;
@@ -255,6 +279,11 @@ impl Scheduler {
         let (classes, workers) = (&mut self.classes, &self.workers);
         let offer = workers.get(&worker).and_then(Worker::takes_work);
         classes.worker_changed(worker, offer, || candidates(workers));
+        // Nobody is kept free for what it may not be given any more.
+        let (kept, runs) = (&mut self.kept_free, &self.runs);
+        kept.retain(|run, at| {
+            runs.get(run).is_some_and(|run| classes.get(run.place.class).workers.contains(at))
+        });
     }
 
     /// Sets the time at which runs are given up that nobody can serve any more.

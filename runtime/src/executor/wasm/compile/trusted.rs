@@ -15,6 +15,16 @@ impl TrustedModules {
         self.0.write().expect("no code that holds this lock panics").insert(module);
     }
 
+    /// All of them.
+    pub fn all(&self) -> Vec<Digest> {
+        self.0.read().expect("no code that holds this lock panics").iter().copied().collect()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.read().expect("no code that holds this lock panics").len()
+    }
+
     pub(in super::super) fn has(&self, module: &Digest) -> bool {
         self.0.read().expect("no code that holds this lock panics").contains(module)
     }

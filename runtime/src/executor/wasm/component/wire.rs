@@ -83,6 +83,7 @@ pub(super) enum FailureKind {
     ResourceExhausted = 2,
     DeadlineExceeded = 3,
     Cancelled = 4,
+    Unavailable = 5,
 }
 
 impl Failed {
@@ -92,6 +93,7 @@ impl Failed {
             Failure::ResourceExhausted(_) => FailureKind::ResourceExhausted,
             Failure::DeadlineExceeded(_) => FailureKind::DeadlineExceeded,
             Failure::Cancelled => FailureKind::Cancelled,
+            Failure::Unavailable(_) => FailureKind::Unavailable,
             Failure::MissingBlobs(_) | Failure::FailedPrecondition(_) | Failure::Internal(_) => {
                 FailureKind::Internal
             }
@@ -110,6 +112,7 @@ impl Failed {
             FailureKind::ResourceExhausted => Failure::ResourceExhausted(self.text),
             FailureKind::DeadlineExceeded => Failure::DeadlineExceeded(self.text),
             FailureKind::Cancelled => Failure::Cancelled,
+            FailureKind::Unavailable => Failure::Unavailable(self.text),
         }
     }
 }

@@ -1,0 +1,123 @@
+//! What workers in processes of their own need of the queue beside [`WorkQueue`](crate::WorkQueue): they come and go
+//! with what they run, and may fall silent.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::futures::Notified;
+use tokio::sync::watch;
+use wardian_proto::reapi;
+
+use super::LocalQueue;
+use crate::state::WorkerView;
+use crate::{Assignment, Job, JournalError, Offer, RunId, WorkerId};
+
+impl LocalQueue {
+    /// Makes a worker known that is lost when nothing is heard of it for the length of its lease.
+    pub fn join(&self, offer: Offer, lease: Duration) -> WorkerId {
+        self.update(|inner| {
+            let worker = inner.state.add_worker(offer);
+            inner.state.renew_lease(worker, Instant::now() + lease);
+            worker
+        })
+    }
+
+    /// Notes that a worker is alive; false when it was lost meanwhile.
+    pub fn renew(&self, worker: WorkerId, lease: Duration) -> bool {
+        self.lock().state.renew_lease(worker, Instant::now() + lease)
+    }
+
+    /// Whether there is a worker of that name still.
+    pub fn knows(&self, worker: WorkerId) -> bool {
+        self.lock().state.has_worker(worker)
+    }
+
+    /// The job of a run, as long as a worker has it.
+    pub fn job_of(&self, worker: WorkerId, run: RunId) -> Option<Arc<Job>> {
+        self.lock().state.job_of(worker, run)
+    }
+
+    /// Gives a worker nothing more, or something again; false when there is none of that name.
+    pub fn drain(&self, worker: WorkerId, draining: bool) -> bool {
+        let known = self.update(|inner| inner.state.drain(Instant::now(), worker, draining));
+        self.shared.work.notify_waiters();
+        known
+    }
+
+    /// Takes a worker away; what it has is queued again.
+    pub fn remove_worker(&self, worker: WorkerId, reason: &str) {
+        self.update(|inner| inner.state.remove_worker(Instant::now(), worker, reason));
+        if self.is_shutting_down() {
+            // What was just queued again finds no worker any more.
+            self.shut_down();
+        }
+        self.shared.work.notify_waiters();
+    }
+
+    /// Every worker, in the order of joining.
+    pub fn workers(&self) -> Vec<WorkerView> {
+        self.lock().state.workers().collect()
+    }
+
+    /// The runs that a worker has.
+    pub fn runs_of(&self, worker: WorkerId) -> Vec<RunId> {
+        self.lock().state.runs_of(worker)
+    }
+
+    /// The next run for a worker, if there is one now.
+    pub fn assign(&self, worker: WorkerId) -> Option<Assignment> {
+        self.try_assign(worker)
+    }
+
+    /// Rung when there may be something to assign or to stop.
+    pub fn rung(&self) -> Notified<'_> {
+        self.shared.work.notified()
+    }
+
+    /// Whether a worker that says it has a run shall go on with it: then what says that it is cancelled.
+    pub fn keeps(&self, worker: WorkerId, run: RunId) -> Option<watch::Receiver<bool>> {
+        self.update(|inner| {
+            if !inner.state.keeps(Instant::now(), worker, run) {
+                return None;
+            }
+            Some(inner.cancels.entry(run).or_insert_with(|| watch::Sender::new(false)).subscribe())
+        })
+    }
+
+    /// Queues a run again that a worker was given and does not have.
+    pub fn give_back(&self, worker: WorkerId, run: RunId, reason: &str) {
+        self.update(|inner| inner.state.give_back(Instant::now(), worker, run, reason));
+        self.shared.work.notify_waiters();
+    }
+
+    /// Notes how far a run is that a worker has; a report about one that it has no more is ignored.
+    pub fn progress_at(&self, worker: WorkerId, run: RunId, metadata: reapi::ExecutedActionMetadata) {
+        self.update(|inner| {
+            if inner.state.job_of(worker, run).is_some() {
+                inner.state.progress(run, metadata);
+            }
+        });
+    }
+
+    /// Waits until everything that has happened survives a restart.
+    pub async fn settled(&self) -> Result<(), JournalError> {
+        match &self.shared.journal {
+            Some(journal) => journal.kept(journal.noted()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The name of a run among those of all queues.
+    pub fn run_name(&self, run: RunId) -> String {
+        format!("{:016x}-{:016x}", self.shared.epoch, run.0)
+    }
+
+    /// Reads the name of a run; `None` when it is of another queue.
+    pub fn parse_run_name(&self, name: &str) -> Option<RunId> {
+        let (epoch, number) = name.split_once('-')?;
+        if u64::from_str_radix(epoch, 16).ok()? != self.shared.epoch {
+            return None;
+        }
+        Some(RunId(u64::from_str_radix(number, 16).ok()?))
+    }
+}

@@ -1,0 +1,110 @@
+//! Workers that come back, and what they bring along.
+
+use wardian_proto::DigestFunction;
+
+use super::*;
+use crate::job::Invocation;
+use crate::platform::Offer;
+use crate::platform::tests::{offer, platform};
+
+const WALL: SystemTime = SystemTime::UNIX_EPOCH;
+
+fn job(name: &str, memory_bytes: u64) -> Job {
+    Job {
+        instance: InstanceName::default(),
+        action: DigestFunction::Sha256.digest(name.as_bytes()),
+        requested: DigestFunction::Sha256.digest(name.as_bytes()),
+        platform: platform(&[("OSFamily", "linux")]),
+        priority: 0,
+        do_not_cache: false,
+        invocation: Invocation::default(),
+        memory_bytes,
+    }
+}
+
+fn linux(name: &str) -> Offer {
+    Offer { name: name.into(), memory_bytes: Some(100), ..offer(&[("OSFamily", &["linux"])]) }
+}
+
+#[test]
+fn a_worker_keeps_no_more_than_it_has_room_for() {
+    let (mut s, now) = (Scheduler::default(), Instant::now());
+    let first = s.add_worker(linux("a"));
+    let operations = ["x", "y"].map(|name| s.submit(now, WALL, job(name, 60)).unwrap());
+    let run = s.assign(now, first).unwrap().run;
+    let (other, _, _) = s.run_of(&operations[1]).unwrap();
+    assert!(s.keeps(now, first, run));
+    assert!(!s.keeps(now, first, other), "its one slot is taken");
+    let roomy = s.add_worker(Offer { slots: 2, ..linux("b") });
+    assert!(s.keeps(now, roomy, other));
+    s.give_back(now, first, run, "does not have it");
+    assert!(!s.keeps(now, roomy, run), "there is a slot but no memory");
+}
+
+#[test]
+fn what_a_worker_does_not_have_is_queued_again_and_given_up_in_the_end() {
+    let (mut s, now) = (Scheduler::default(), Instant::now());
+    let worker = s.add_worker(linux("a"));
+    let operation = s.submit(now, WALL, job("x", 0)).unwrap();
+    for attempt in 1..=3 {
+        let given = s.assign(now, worker).unwrap();
+        assert_eq!(given.attempt, attempt);
+        s.take_untied();
+        s.give_back(now, worker, given.run, "did not get it");
+        assert_eq!(s.take_untied(), [given.run]);
+        s.give_back(now, worker, given.run, "did not get it");
+    }
+    let Stage::Completed(response) = s.view(&operation).unwrap().stage else { panic!("it is given up") };
+    let status = response.status.clone().unwrap();
+    assert_eq!(status.code, i32::from(rpc::Code::Internal));
+    assert!(status.message.contains("did not get it"), "{}", status.message);
+}
+
+#[test]
+fn nobody_is_kept_free_for_what_it_may_not_be_given_any_more() {
+    let (mut s, mut now) = (Scheduler::default(), Instant::now());
+    let (a, b) = (s.add_worker(Offer { slots: 2, ..linux("a") }), s.add_worker(linux("b")));
+    s.submit(now, WALL, job("small", 40)).unwrap();
+    s.assign(now, a).unwrap();
+    s.submit(now, WALL, job("large", 90)).unwrap();
+    now += std::time::Duration::from_secs(31);
+    assert!(s.assign(now, a).is_none(), "it is kept free");
+    s.drain(now, a, true);
+    assert!(s.assign(now, b).is_some(), "the other may take it");
+}
+
+#[test]
+fn after_a_restart_runs_wait_for_those_who_have_them() {
+    let (mut s, now) = (Scheduler::default(), Instant::now());
+    s.number_from(1 << 40);
+    let instance = InstanceName::default();
+    let names = [(); 3].map(|()| OperationName::new(&instance));
+    s.restore(now, names[0].clone(), RunId(5), WALL, job("x", 0));
+    s.restore(now, names[1].clone(), RunId(5), WALL, job("x", 0));
+    s.restore(now, names[2].clone(), RunId(6), WALL, job("y", 0));
+    let soon = now + std::time::Duration::from_secs(5);
+    s.settle_until(soon);
+    let (a, b) = (s.add_worker(linux("a")), s.add_worker(linux("b")));
+    assert!(s.assign(now, a).is_none());
+    assert!(s.waiting(&names[2]).unwrap().reason.to_string().contains("restarted"));
+    assert!(s.keeps(now, a, RunId(5)), "whoever has it goes on");
+    let joined = s.submit(now, WALL, job("x", 0)).unwrap();
+    s.tick(soon);
+    assert_eq!(s.assign(soon, b).unwrap().run, RunId(6));
+    s.complete(soon, a, RunId(5), reapi::ExecuteResponse::default());
+    for name in [&names[0], &names[1], &joined] {
+        assert!(matches!(s.view(name).unwrap().stage, Stage::Completed(_)));
+    }
+    let fresh = s.submit(soon, WALL, job("z", 0)).unwrap();
+    assert!(s.run_of(&fresh).unwrap().0.0 > 1 << 40, "no name is given twice");
+}
+
+#[test]
+fn what_ended_before_a_restart_is_known_for_as_long_as_before() {
+    let (mut s, now) = (Scheduler::default(), Instant::now() + std::time::Duration::from_secs(10_000));
+    let name = OperationName::new(&InstanceName::default());
+    let ago = std::time::Duration::from_secs(14 * 60);
+    s.restore_ended(now, ago, name.clone(), job("x", 0), reapi::ExecuteResponse::default());
+    assert!(s.expire(now).is_empty());
+    assert_eq!(s.expire(now + std::time::Duration::from_secs(61)), [name]);
+}

@@ -1,0 +1,259 @@
+//! Workers in processes of their own, as the server sees them: who there is, and what each is told.
+//!
+//! A member is a worker by its name. It outlives its connection for as long as the queue waits for it (its lease), so
+//! that a short break of the network costs nothing, and its name stays taken while it is connected.
+
+mod logs;
+mod offer;
+mod session;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use tonic::Status;
+use wardian_proto::{InstanceName, wardian};
+use wardian_runtime::TrustedModules;
+use wardian_scheduler::{LocalQueue, WorkerId};
+
+use self::logs::WorkerLogs;
+use crate::logs::LogStreams;
+
+pub(crate) use self::offer::to_wire as offer_to_wire;
+pub(crate) use self::session::{ORDERS_WAITING_MAX, serve};
+
+/// Limits on workers in processes of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct FleetLimits {
+    /// How long a worker counts as alive without being heard of.
+    pub lease: Duration,
+    /// How long after a restart nothing is started, so that workers can report what they run.
+    pub takeover: Duration,
+    /// Workers with a name, connected or not heard of for less than their lease.
+    pub workers_max: usize,
+}
+
+impl Default for FleetLimits {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(15), takeover: Duration::from_secs(5), workers_max: 4096 }
+    }
+}
+
+/// All workers in processes of their own. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Fleet {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: LocalQueue,
+    logs: LogStreams,
+    trusted: TrustedModules,
+    instances: Vec<InstanceName>,
+    limits: FleetLimits,
+    connections: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    members: HashMap<String, Member>,
+    /// Names of workers that get nothing; they stay so when they come back.
+    paused: BTreeSet<String>,
+}
+
+struct Member {
+    worker: WorkerId,
+    offer: wardian::WorkerOffer,
+    /// The number of its connection, if it has one.
+    connection: Option<u64>,
+    since: SystemTime,
+    address: Option<SocketAddr>,
+    /// It was told to end.
+    leave: bool,
+    logs: WorkerLogs,
+}
+
+/// What a connection is known by.
+struct Joined {
+    worker: WorkerId,
+    connection: u64,
+    logs: WorkerLogs,
+}
+
+impl Fleet {
+    pub(crate) fn new(
+        queue: LocalQueue,
+        logs: LogStreams,
+        trusted: TrustedModules,
+        instances: Vec<InstanceName>,
+        limits: FleetLimits,
+    ) -> Self {
+        let (connections, inner) = (AtomicU64::new(0), Mutex::default());
+        Self { shared: Arc::new(Shared { queue, logs, trusted, instances, limits, connections, inner }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.shared.inner.lock().expect("no code that holds this lock panics")
+    }
+
+    /// Takes a worker in, or the worker's new connection.
+    fn join(&self, offer: &wardian::WorkerOffer, address: Option<SocketAddr>) -> Result<Joined, Status> {
+        let parsed = offer::parse(offer)?;
+        let queue = &self.shared.queue;
+        let mut inner = self.lock();
+        inner.members.retain(|_, member| member.connection.is_some() || queue.knows(member.worker));
+        let mut logs = WorkerLogs::default();
+        let mut kept = None;
+        if let Some(member) = inner.members.get_mut(&offer.name) {
+            let known = queue.knows(member.worker);
+            if member.offer.incarnation == offer.incarnation {
+                kept = known.then_some(member.worker);
+                logs = std::mem::take(&mut member.logs);
+            } else if known && member.connection.is_some() {
+                return Err(taken(&offer.name));
+            } else {
+                queue.remove_worker(member.worker, "was started anew");
+            }
+        } else if queue.workers().iter().any(|other| other.offer.name == offer.name) {
+            return Err(taken(&offer.name));
+        } else if inner.members.len() >= self.shared.limits.workers_max {
+            let text = format!("{} workers have joined; limit is workers_max", inner.members.len());
+            return Err(Status::resource_exhausted(text));
+        }
+        let worker = kept.unwrap_or_else(|| queue.join(parsed, self.shared.limits.lease));
+        queue.renew(worker, self.shared.limits.lease);
+        if offer.leaving || inner.paused.contains(&offer.name) {
+            queue.drain(worker, true);
+        }
+        let connection = self.shared.connections.fetch_add(1, Ordering::Relaxed);
+        let member = Member {
+            worker,
+            offer: offer.clone(),
+            connection: Some(connection),
+            since: SystemTime::now(),
+            address,
+            leave: false,
+            logs: WorkerLogs::default(),
+        };
+        inner.members.insert(offer.name.clone(), member);
+        Ok(Joined { worker, connection, logs })
+    }
+
+    /// Notes that a connection is gone. A worker that said it leaves is gone with it.
+    fn part(&self, name: &str, joined: Joined) {
+        let mut inner = self.lock();
+        let Some(member) = inner.members.get_mut(name) else { return };
+        if member.connection != Some(joined.connection) {
+            return;
+        }
+        member.connection = None;
+        member.since = SystemTime::now();
+        member.logs = joined.logs;
+        let (leaving, worker) = (member.offer.leaving, member.worker);
+        if leaving {
+            inner.members.remove(name);
+            drop(inner);
+            self.shared.queue.remove_worker(worker, "left");
+        }
+    }
+
+    /// Whether a connection is still its worker's, and whether the worker is to leave.
+    fn current(&self, name: &str, connection: u64) -> Option<bool> {
+        let inner = self.lock();
+        let member = inner.members.get(name)?;
+        (member.connection == Some(connection)).then_some(member.leave)
+    }
+
+    /// Notes that a worker offers something else. Only that it leaves is of interest.
+    fn offers(&self, name: &str, offer: &wardian::WorkerOffer) {
+        let mut inner = self.lock();
+        let Some(member) = inner.members.get_mut(name) else { return };
+        if offer.leaving && !member.offer.leaving {
+            member.offer.leaving = true;
+            let worker = member.worker;
+            drop(inner);
+            self.shared.queue.drain(worker, true);
+        }
+    }
+
+    /// Every worker, by name.
+    pub(crate) fn list(&self) -> Vec<wardian::WorkerState> {
+        let inner = self.lock();
+        let members: HashMap<WorkerId, &Member> =
+            inner.members.values().map(|member| (member.worker, member)).collect();
+        let mut states: Vec<_> = self
+            .shared
+            .queue
+            .workers()
+            .into_iter()
+            .map(|view| {
+                let member = members.get(&view.id);
+                let offer = member.map_or_else(|| offer::to_wire(&view.offer), |m| m.offer.clone());
+                wardian::WorkerState {
+                    running: u32::try_from(view.running).unwrap_or(u32::MAX),
+                    memory_used_bytes: view.memory_used,
+                    paused: view.draining,
+                    inside: member.is_none(),
+                    connected: member.is_none_or(|member| member.connection.is_some()),
+                    since: member.map(|member| member.since.into()),
+                    address: member
+                        .and_then(|member| member.address)
+                        .map_or_else(String::new, |a| a.to_string()),
+                    offer: Some(offer),
+                }
+            })
+            .collect();
+        states.sort_by(|a, b| name_of(a).cmp(name_of(b)));
+        states
+    }
+
+    /// Gives a worker nothing more, or something again, or lets it end.
+    pub(crate) fn set(&self, name: &str, change: wardian::set_worker_request::Change) -> Result<(), Status> {
+        use wardian::set_worker_request::Change;
+        let queue = &self.shared.queue;
+        let mut inner = self.lock();
+        let found = queue.workers().into_iter().find(|worker| worker.offer.name == name);
+        let worker = found.ok_or_else(|| Status::not_found(format!("no worker {name:?}")))?.id;
+        let drained = match change {
+            Change::Unspecified => return Err(Status::invalid_argument("change is missing")),
+            Change::Pause => {
+                inner.paused.insert(name.to_owned());
+                true
+            }
+            Change::Resume => {
+                inner.paused.remove(name);
+                if inner.members.get(name).is_some_and(|member| member.leave || member.offer.leaving) {
+                    let text = format!("worker {name:?} is ending and cannot be resumed");
+                    return Err(Status::failed_precondition(text));
+                }
+                false
+            }
+            Change::Drain => {
+                let member = inner.members.get_mut(name).ok_or_else(|| {
+                    Status::failed_precondition(format!(
+                        "worker {name:?} is part of the server and ends with it; `pause` gives it nothing more"
+                    ))
+                })?;
+                member.leave = true;
+                true
+            }
+        };
+        drop(inner);
+        // Rings, so that the session looks.
+        queue.drain(worker, drained);
+        Ok(())
+    }
+}
+
+fn taken(name: &str) -> Status {
+    Status::already_exists(format!(
+        "a worker {name:?} is connected already; give this one another name (--name)"
+    ))
+}
+
+fn name_of(state: &wardian::WorkerState) -> &str {
+    state.offer.as_ref().map_or("", |offer| &offer.name)
+}

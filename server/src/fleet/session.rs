@@ -1,0 +1,297 @@
+//! One connection of a worker: what it reports is brought into the queue, and what it should have is told.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tonic::{Status, Streaming};
+use wardian_proto::{DigestFunction, reapi, rpc, wardian};
+use wardian_scheduler::{Assignment, RunId, WorkQueue as _};
+
+use super::{Fleet, Joined};
+
+/// Orders that wait for the connection.
+pub(crate) const ORDERS_WAITING_MAX: usize = 4;
+
+/// How long a new connection may take to say who it is.
+const FIRST_REPORT_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Modules that are named in one message, at the most: far below the largest message.
+const TRUSTED_MODULES_MAX: usize = 10_000;
+
+/// What the worker could not do, so that another one may: its disk is full, or it does not reach the CAS.
+const RETRIED: rpc::Code = rpc::Code::Unavailable;
+
+type Orders = mpsc::Sender<Result<wardian::WorkerOrders, Status>>;
+
+/// Serves a connection until it breaks or the worker is lost.
+pub(crate) async fn serve(
+    fleet: Fleet,
+    mut reports: Streaming<wardian::WorkerReport>,
+    orders: Orders,
+    address: Option<SocketAddr>,
+) {
+    let first = tokio::time::timeout(FIRST_REPORT_TIME_MAX, reports.message()).await;
+    let first = match first {
+        Ok(Ok(Some(first))) => first,
+        // It went away before it said who it is.
+        Ok(Ok(None) | Err(_)) => return,
+        Err(_) => return refuse(&orders, Status::deadline_exceeded("no report came")).await,
+    };
+    let Some(offer) = first.offer.clone() else {
+        return refuse(&orders, Status::invalid_argument("the first report has no offer")).await;
+    };
+    let joined = match fleet.join(&offer, address) {
+        Ok(joined) => joined,
+        Err(status) => return refuse(&orders, status).await,
+    };
+    tracing::info!(worker = offer.name, slots = offer.slots, "a worker is connected");
+    let (acknowledge, acknowledged) = mpsc::unbounded_channel();
+    let mut session = Session {
+        fleet,
+        name: offer.name,
+        joined,
+        sequence: 0,
+        given: HashMap::new(),
+        trusted: 0,
+        leave: false,
+        acknowledge,
+    };
+    let ended = session.work(first, reports, &orders, acknowledged).await;
+    let why = ended.as_ref().map_or_else(|status| status.message().to_owned(), |()| "it closed".to_owned());
+    tracing::info!(worker = session.name, why, "the connection to a worker has ended");
+    if let Err(status) = ended {
+        refuse(&orders, status).await;
+    }
+    session.fleet.part(&session.name, session.joined);
+}
+
+async fn refuse(orders: &Orders, status: Status) {
+    // Whoever is gone need not be told.
+    let _ = orders.send(Err(status)).await;
+}
+
+/// A run that the worker has, as far as this connection knows.
+struct GivenRun {
+    /// The orders that named it; 0 when the worker had it already.
+    sequence: u64,
+    cancelled: watch::Receiver<bool>,
+    /// It was told that nobody wants the run.
+    told: bool,
+}
+
+struct Session {
+    fleet: Fleet,
+    name: String,
+    joined: Joined,
+    sequence: u64,
+    given: HashMap<RunId, GivenRun>,
+    /// How many trusted modules the worker was told of.
+    trusted: usize,
+    leave: bool,
+    /// Names of runs whose result is taken.
+    acknowledge: mpsc::UnboundedSender<String>,
+}
+
+impl Session {
+    async fn work(
+        &mut self,
+        first: wardian::WorkerReport,
+        mut reports: Streaming<wardian::WorkerReport>,
+        orders: &Orders,
+        mut acknowledged: mpsc::UnboundedReceiver<String>,
+    ) -> Result<(), Status> {
+        let lease = self.fleet.shared.limits.lease;
+        let queue = self.fleet.shared.queue.clone();
+        let mut next = self.begin(&first);
+        self.take(first, &mut next)?;
+        let mut answer = true;
+        loop {
+            // Listen before looking, so that what comes in between is not slept through.
+            let mut rung = std::pin::pin!(queue.rung());
+            rung.as_mut().enable();
+            self.collect(&mut next)?;
+            if answer || !is_empty(&next) {
+                self.sequence += 1;
+                next.sequence = self.sequence;
+                next.lease = lease.try_into().ok();
+                let sent = tokio::time::timeout(lease, orders.send(Ok(std::mem::take(&mut next)))).await;
+                match sent {
+                    Ok(Ok(())) => answer = false,
+                    // The stream of orders is gone.
+                    Ok(Err(_)) => return Ok(()),
+                    Err(_) => return Err(Status::deadline_exceeded("the worker does not read its orders")),
+                }
+            }
+            tokio::select! {
+                report = reports.message() => match report {
+                    Ok(Some(report)) => {
+                        // What says nothing is a question whether somebody is there.
+                        answer = report.results.is_empty() && report.progress.is_empty();
+                        self.take(report, &mut next)?;
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(status) => return Err(status),
+                },
+                Some(run) = acknowledged.recv() => {
+                    next.acknowledged.push(run);
+                    while let Ok(run) = acknowledged.try_recv() {
+                        next.acknowledged.push(run);
+                    }
+                    self.forget_ended();
+                }
+                () = rung => {}
+                // Nobody may ring when the worker is lost.
+                () = tokio::time::sleep(lease) => {}
+            }
+        }
+    }
+
+    /// Compares what the worker has with what it should have, at the start of a connection: what was on its way on an
+    /// earlier one is lost by now.
+    fn begin(&mut self, first: &wardian::WorkerReport) -> wardian::WorkerOrders {
+        let queue = self.fleet.shared.queue.clone();
+        let worker = self.joined.worker;
+        let mut orders = wardian::WorkerOrders::default();
+        let mut held = HashSet::new();
+        for name in &first.held {
+            let run = queue.parse_run_name(name);
+            match run.and_then(|run| Some((run, queue.keeps(worker, run)?))) {
+                Some((run, cancelled)) => {
+                    held.insert(run);
+                    self.given.insert(run, GivenRun { sequence: 0, cancelled, told: false });
+                }
+                None => orders.cancelled.push(name.clone()),
+            }
+        }
+        for run in queue.runs_of(worker) {
+            if !held.contains(&run) {
+                queue.give_back(worker, run, "did not get it");
+            }
+        }
+        orders
+    }
+
+    /// Brings a report into the queue.
+    fn take(
+        &mut self,
+        report: wardian::WorkerReport,
+        orders: &mut wardian::WorkerOrders,
+    ) -> Result<(), Status> {
+        let shared = &self.fleet.shared;
+        let (queue, worker) = (&shared.queue, self.joined.worker);
+        if !queue.renew(worker, shared.limits.lease) {
+            return Err(lost());
+        }
+        if let Some(offer) = &report.offer {
+            self.fleet.offers(&self.name, offer);
+        }
+        for piece in report.logs {
+            self.joined.logs.add(piece, &shared.logs, &shared.instances);
+        }
+        for wardian::RunProgress { run, metadata } in report.progress {
+            if let (Some(run), Some(metadata)) = (queue.parse_run_name(&run), metadata) {
+                queue.progress_at(worker, run, metadata);
+            }
+        }
+        for wardian::RunResult { run: name, response } in report.results {
+            let run = queue.parse_run_name(&name).filter(|run| queue.job_of(worker, *run).is_some());
+            match (run, response) {
+                (Some(run), Some(response)) => self.complete(name, run, response),
+                // Somebody else has brought it to its end, or nobody here knows it: it may be forgotten.
+                _ => orders.acknowledged.push(name),
+            }
+        }
+        let held: HashSet<RunId> = report.held.iter().filter_map(|name| queue.parse_run_name(name)).collect();
+        for run in queue.runs_of(worker) {
+            let named = self.given.get(&run).is_some_and(|given| given.sequence <= report.orders_seen);
+            if named && !held.contains(&run) {
+                queue.give_back(worker, run, "does not have it any more");
+                self.given.remove(&run);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a run, and acknowledges its result once that survives a restart.
+    fn complete(&self, name: String, run: RunId, response: reapi::ExecuteResponse) {
+        let (queue, worker) = (self.fleet.shared.queue.clone(), self.joined.worker);
+        let acknowledge = self.acknowledge.clone();
+        tokio::spawn(async move {
+            let status = response.status.as_ref().filter(|status| status.code == i32::from(RETRIED));
+            match status {
+                Some(status) => queue.give_back(worker, run, &status.message),
+                None => queue.complete(worker, run, response).await,
+            }
+            if let Err(error) = queue.settled().await {
+                tracing::warn!(%error, run = name, "a result may not survive a restart");
+            }
+            // The connection may be gone: the worker reports the result again on the next one.
+            let _ = acknowledge.send(name);
+        });
+    }
+
+    fn forget_ended(&mut self) {
+        let (queue, worker) = (&self.fleet.shared.queue, self.joined.worker);
+        self.given.retain(|run, _| queue.job_of(worker, *run).is_some());
+    }
+
+    /// Adds what the worker should know to the orders.
+    fn collect(&mut self, orders: &mut wardian::WorkerOrders) -> Result<(), Status> {
+        let queue = &self.fleet.shared.queue;
+        let worker = self.joined.worker;
+        if !queue.knows(worker) {
+            return Err(lost());
+        }
+        if queue.is_shutting_down() {
+            // It goes on with what it has, and reports it to the next process.
+            return Err(Status::unavailable("the server is shutting down"));
+        }
+        let leave = self
+            .fleet
+            .current(&self.name, self.joined.connection)
+            .ok_or_else(|| Status::aborted("the worker has another connection"))?;
+        if leave && !self.leave {
+            self.leave = true;
+            orders.leave = true;
+        }
+        for (run, given) in &mut self.given {
+            if !given.told && *given.cancelled.borrow() {
+                given.told = true;
+                orders.cancelled.push(queue.run_name(*run));
+            }
+        }
+        if self.trusted != self.fleet.shared.trusted.count() {
+            let all = self.fleet.shared.trusted.all();
+            self.trusted = all.len();
+            let known = all.into_iter().filter(|module| module.function() == DigestFunction::Sha256);
+            orders.trusted_modules = known.take(TRUSTED_MODULES_MAX).map(|module| module.to_wire()).collect();
+        }
+        while let Some(assignment) = queue.assign(worker) {
+            let Assignment { run, job, queued_at, cancelled } = assignment;
+            orders.runs.push(wardian::RunOrder {
+                run: queue.run_name(run),
+                instance_name: job.instance.to_string(),
+                action_digest: Some(job.action.to_wire()),
+                digest_function: job.action.function().wire().into(),
+                queued: Some(queued_at.into()),
+            });
+            let given = GivenRun { sequence: self.sequence + 1, cancelled, told: false };
+            self.given.insert(run, given);
+        }
+        Ok(())
+    }
+}
+
+fn is_empty(orders: &wardian::WorkerOrders) -> bool {
+    orders.runs.is_empty()
+        && orders.cancelled.is_empty()
+        && orders.acknowledged.is_empty()
+        && orders.trusted_modules.is_empty()
+        && !orders.leave
+}
+
+fn lost() -> Status {
+    Status::aborted("nothing was heard of the worker for longer than its lease; it is to connect anew")
+}

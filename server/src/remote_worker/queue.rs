@@ -1,0 +1,345 @@
+//! The queue of a server elsewhere, as a worker sees it.
+//!
+//! What the worker has is a state here, and reports are made of it: the slots change the state and never wait for the
+//! network.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use prost::Message as _;
+use tokio::sync::{Notify, watch};
+use wardian_proto::{Digest, DigestFunction, InstanceName, reapi, rpc, wardian};
+use wardian_scheduler::{Assignment, Invocation, Job, Offer, Platform, RunId, WorkQueue, WorkerId};
+
+use super::logs::RemoteLogs;
+
+/// Bytes of results in one report; a larger result goes by itself.
+const RESULTS_BYTES_PER_REPORT: usize = 4 << 20;
+
+/// Largest result that is reported. The action of a larger one ends with RESOURCE_EXHAUSTED.
+const RESULT_BYTES_MAX: usize = 32 << 20;
+
+/// The worker's side of a queue elsewhere. Clones share it.
+#[derive(Clone)]
+pub(super) struct RemoteQueue {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inner: Mutex<Inner>,
+    /// Rung when there is work, or none any more.
+    work: Notify,
+    /// Rung when there is something to report.
+    news: Arc<Notify>,
+    /// Rung when something was acknowledged.
+    acknowledged: Notify,
+    leave: watch::Sender<bool>,
+    logs: RemoteLogs,
+}
+
+#[derive(Default)]
+struct Inner {
+    offer: wardian::WorkerOffer,
+    offer_unsent: bool,
+    last_id: u64,
+    runs: BTreeMap<RunId, Held>,
+    names: HashMap<String, RunId>,
+    given: VecDeque<Assignment>,
+    orders_seen: u64,
+    leaving: bool,
+    /// The server was told so, and has answered since.
+    leave_reported: bool,
+    leave_heard: bool,
+    /// What ends now was stopped, and is nobody's business here.
+    stopped: bool,
+}
+
+/// A run that this worker has.
+struct Held {
+    name: String,
+    cancel: watch::Sender<bool>,
+    metadata: Option<reapi::ExecutedActionMetadata>,
+    metadata_unsent: bool,
+    result: Option<reapi::ExecuteResponse>,
+    result_unsent: bool,
+}
+
+/// How urgent it is to report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum News {
+    Nothing,
+    /// Progress and logs: they may come together.
+    Some,
+    /// Somebody waits for it.
+    Urgent,
+}
+
+impl RemoteQueue {
+    pub(super) fn new(logs: RemoteLogs) -> Self {
+        let news = Arc::<Notify>::default();
+        logs.ring(Arc::clone(&news));
+        let shared = Shared {
+            inner: Mutex::default(),
+            work: Notify::new(),
+            news,
+            acknowledged: Notify::new(),
+            leave: watch::Sender::new(false),
+            logs,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.shared.inner.lock().expect("no code that holds this lock panics")
+    }
+
+    /// Takes nothing more.
+    pub(super) fn leave(&self) {
+        let mut inner = self.lock();
+        inner.leaving = true;
+        inner.offer.leaving = true;
+        inner.offer_unsent = true;
+        // What was not begun goes back: it is held no more.
+        for assignment in std::mem::take(&mut inner.given) {
+            inner.forget(assignment.run);
+        }
+        drop(inner);
+        self.shared.work.notify_waiters();
+        self.shared.news.notify_one();
+    }
+
+    /// Stops what runs, and says nothing of it: another worker runs it again.
+    pub(super) fn stop(&self) {
+        self.leave();
+        let mut inner = self.lock();
+        inner.stopped = true;
+        for held in inner.runs.values() {
+            held.cancel.send_replace(true);
+        }
+    }
+
+    /// Waits until the server tells the worker to leave.
+    pub(super) async fn told_to_leave(&self) {
+        // The sender is part of what this holds.
+        let _ = self.shared.leave.subscribe().wait_for(|leave| *leave).await;
+    }
+
+    /// Waits until the server knows that this worker leaves, and has every result.
+    pub(super) async fn parted(&self) {
+        loop {
+            let mut rung = std::pin::pin!(self.shared.acknowledged.notified());
+            rung.as_mut().enable();
+            {
+                let inner = self.lock();
+                if inner.runs.is_empty() && inner.leave_heard {
+                    return;
+                }
+            }
+            rung.await;
+        }
+    }
+
+    /// Rung when there is something to report.
+    pub(super) async fn rung(&self) {
+        self.shared.news.notified().await;
+    }
+
+    /// A new connection knows nothing: everything is to be reported again.
+    pub(super) fn begin_stream(&self) {
+        let mut inner = self.lock();
+        inner.offer_unsent = true;
+        inner.orders_seen = 0;
+        for held in inner.runs.values_mut() {
+            held.metadata_unsent = held.metadata.is_some();
+            held.result_unsent = held.result.is_some();
+        }
+    }
+
+    /// What there is to report.
+    pub(super) fn news(&self) -> News {
+        let inner = self.lock();
+        if inner.offer_unsent || inner.runs.values().any(|held| held.result_unsent) {
+            return News::Urgent;
+        }
+        let progress = inner.runs.values().any(|held| held.metadata_unsent);
+        if progress || self.shared.logs.has_some() { News::Some } else { News::Nothing }
+    }
+
+    /// The state as it is now, and what was not reported yet.
+    pub(super) fn report(&self) -> wardian::WorkerReport {
+        let mut inner = self.lock();
+        inner.leave_reported |= inner.leaving;
+        let mut report = wardian::WorkerReport {
+            offer: std::mem::take(&mut inner.offer_unsent).then(|| inner.offer.clone()),
+            held: inner.runs.values().map(|held| held.name.clone()).collect(),
+            orders_seen: inner.orders_seen,
+            logs: self.shared.logs.take(),
+            ..Default::default()
+        };
+        let mut bytes = 0;
+        for held in inner.runs.values_mut() {
+            if held.result_unsent && bytes < RESULTS_BYTES_PER_REPORT {
+                bytes += held.result.as_ref().map_or(0, prost::Message::encoded_len);
+                held.result_unsent = false;
+                held.metadata_unsent = false;
+                let (run, response) = (held.name.clone(), held.result.clone());
+                report.results.push(wardian::RunResult { run, response });
+            }
+            if std::mem::take(&mut held.metadata_unsent) {
+                let (run, metadata) = (held.name.clone(), held.metadata.clone());
+                report.progress.push(wardian::RunProgress { run, metadata });
+            }
+        }
+        report
+    }
+
+    /// Does what the server says.
+    pub(super) fn take(&self, orders: wardian::WorkerOrders) {
+        let mut inner = self.lock();
+        inner.orders_seen = orders.sequence;
+        inner.leave_heard = inner.leave_reported;
+        for order in orders.runs {
+            inner.begin(order);
+        }
+        for name in &orders.cancelled {
+            if let Some(held) = inner.named(name) {
+                held.cancel.send_replace(true);
+            }
+        }
+        for name in &orders.acknowledged {
+            if let Some(id) = inner.names.get(name).copied()
+                && inner.runs[&id].result.is_some()
+            {
+                inner.forget(id);
+            }
+        }
+        drop(inner);
+        self.shared.work.notify_waiters();
+        self.shared.acknowledged.notify_waiters();
+        if orders.leave {
+            self.shared.leave.send_replace(true);
+        }
+    }
+}
+
+impl Inner {
+    fn named(&self, name: &str) -> Option<&Held> {
+        self.runs.get(self.names.get(name)?)
+    }
+
+    fn forget(&mut self, id: RunId) {
+        if let Some(held) = self.runs.remove(&id) {
+            self.names.remove(&held.name);
+        }
+    }
+
+    /// Takes a run in. What is not taken is not held, so that the server hears of it.
+    fn begin(&mut self, order: wardian::RunOrder) {
+        if self.leaving || self.names.contains_key(&order.run) {
+            return;
+        }
+        let Some((job, queued_at)) = read(&order) else {
+            tracing::error!(run = order.run, "the server's order cannot be read");
+            return;
+        };
+        self.last_id += 1;
+        let run = RunId::from_number(self.last_id);
+        let (cancel, cancelled) = watch::channel(false);
+        let held = Held {
+            name: order.run.clone(),
+            cancel,
+            metadata: None,
+            metadata_unsent: false,
+            result: None,
+            result_unsent: false,
+        };
+        self.names.insert(order.run, run);
+        self.runs.insert(run, held);
+        self.given.push_back(Assignment { run, job: Arc::new(job), queued_at, cancelled });
+    }
+}
+
+/// The parts of a job that a worker looks at.
+fn read(order: &wardian::RunOrder) -> Option<(Job, SystemTime)> {
+    let function = DigestFunction::ALL.iter().find(|f| i32::from(f.wire()) == order.digest_function)?;
+    let action = Digest::from_wire(*function, order.action_digest.as_ref()).ok()?;
+    let job = Job {
+        instance: InstanceName::parse(&order.instance_name).ok()?,
+        action,
+        requested: action,
+        platform: Platform::default(),
+        priority: 0,
+        do_not_cache: false,
+        invocation: Invocation::default(),
+        memory_bytes: 0,
+    };
+    let queued = order.queued.and_then(|at| SystemTime::try_from(at).ok());
+    Some((job, queued.unwrap_or_else(SystemTime::now)))
+}
+
+#[async_trait]
+impl WorkQueue for RemoteQueue {
+    async fn register(&self, offer: Offer) -> WorkerId {
+        let incarnation = uuid::Uuid::new_v4().to_string();
+        self.lock().offer = wardian::WorkerOffer { incarnation, ..crate::fleet::offer_to_wire(&offer) };
+        WorkerId::from_number(1)
+    }
+
+    async fn unregister(&self, _worker: WorkerId) {
+        self.leave();
+    }
+
+    async fn next(&self, _worker: WorkerId) -> Option<Assignment> {
+        loop {
+            // Listen before looking, so that work that comes in between is not slept through.
+            let mut rung = std::pin::pin!(self.shared.work.notified());
+            rung.as_mut().enable();
+            {
+                let mut inner = self.lock();
+                if inner.leaving {
+                    return None;
+                }
+                if let Some(assignment) = inner.given.pop_front() {
+                    return Some(assignment);
+                }
+            }
+            rung.await;
+        }
+    }
+
+    async fn progress(&self, run: RunId, metadata: reapi::ExecutedActionMetadata) {
+        if let Some(held) = self.lock().runs.get_mut(&run) {
+            held.metadata = Some(metadata);
+            held.metadata_unsent = true;
+        }
+        self.shared.news.notify_one();
+    }
+
+    async fn complete(&self, _worker: WorkerId, run: RunId, mut response: reapi::ExecuteResponse) {
+        let bytes = response.encoded_len();
+        if bytes > RESULT_BYTES_MAX {
+            response = too_large(bytes);
+        }
+        let mut inner = self.lock();
+        if inner.stopped {
+            inner.forget(run);
+            self.shared.acknowledged.notify_waiters();
+        } else if let Some(held) = inner.runs.get_mut(&run) {
+            held.result = Some(response);
+            held.result_unsent = true;
+        }
+        drop(inner);
+        self.shared.news.notify_one();
+    }
+}
+
+fn too_large(bytes: usize) -> reapi::ExecuteResponse {
+    let status = rpc::Status {
+        code: rpc::Code::ResourceExhausted.into(),
+        message: format!("the result takes {bytes} bytes; limit is {RESULT_BYTES_MAX}"),
+        details: vec![],
+    };
+    reapi::ExecuteResponse { status: Some(status), ..Default::default() }
+}
