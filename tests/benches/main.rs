@@ -6,6 +6,7 @@
 mod action_cache;
 mod bench;
 mod executor;
+mod fleet;
 mod large_blobs;
 mod peer;
 mod raw;
@@ -22,7 +23,7 @@ use peer::{Peer, find_in_path};
 /// Measures a server of this build, and other servers beside it.
 #[derive(Parser)]
 struct Args {
-    /// Groups to run: small-blobs, large-blobs, action-cache, executor; all without any.
+    /// Groups to run: small-blobs, large-blobs, action-cache, executor, fleet; all without any.
     groups: Vec<Group>,
     /// The program `buildbox-casd`, to measure beside ours; without it the one in PATH, if any.
     #[arg(long, value_name = "PATH", env = "WARDIAN_BENCH_CASD")]
@@ -47,6 +48,7 @@ enum Group {
     LargeBlobs,
     ActionCache,
     Executor,
+    Fleet,
 }
 
 #[tokio::main]
@@ -57,7 +59,11 @@ async fn main() -> anyhow::Result<()> {
         executor::run(&args.only).await?;
         println!("\n{}\n", table::machine(1));
     }
-    if args.groups == [Group::Executor] {
+    if wanted(Group::Fleet) {
+        fleet::run(&args.only).await?;
+        println!("\n{}\n", table::machine(1));
+    }
+    if !args.groups.is_empty() && args.groups.iter().all(|g| matches!(g, Group::Executor | Group::Fleet)) {
         return Ok(());
     }
     let parent = args.folder.unwrap_or_else(std::env::temp_dir);

@@ -20,7 +20,7 @@ pub use action::{Built, TestAction};
 pub use blob::{Blob, Random, random};
 pub use ended::{Ended, Following, Refusal, doing, metadata};
 pub use guest::{component_of, guest};
-pub use process::{Memory, Process, ServerProcess, allocated_below, faketime};
+pub use process::{Memory, Process, ServerProcess, WorkerProcess, allocated_below, faketime};
 pub use server::{TestServer, code, wardian};
 
 /// How long anything may take before a test gives up on it. Generous: it is for faults, not for timing.
@@ -46,6 +46,19 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) -> impl Future<Output 
     async move {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !holds() {
+            assert!(tokio::time::Instant::now() < deadline, "{place}: waited in vain until {what}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+/// The same for a condition that takes a call to look at.
+#[track_caller]
+pub fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
+    let (what, place) = (what.to_owned(), std::panic::Location::caller());
+    async move {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !holds().await {
             assert!(tokio::time::Instant::now() < deadline, "{place}: waited in vain until {what}");
             tokio::time::sleep(POLL_INTERVAL).await;
         }

@@ -60,6 +60,17 @@ impl Process {
         }
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        // It may have ended by itself.
+        let _ = kill_process(Pid::from_child(&self.0), signal);
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.0.try_wait().expect("a child can be waited for")
+    }
+
     /// Does something while all threads of the process stand still.
     pub fn while_stopped<T>(&self, work: impl FnOnce() -> T) -> T {
         let pid = Pid::from_child(&self.0);
@@ -115,6 +126,13 @@ impl Drop for Process {
     }
 }
 
+/// Settings under which actions can tell a test how far they are, through files of the machine.
+fn without_sandbox(settings: &str) -> String {
+    let open =
+        if settings.contains("[worker.sandbox]") { "" } else { "\n[worker.sandbox]\nmode = \"none\"\n" };
+    format!("{settings}{open}")
+}
+
 /// A Wardian server in a process of its own.
 pub struct ServerProcess {
     /// The process.
@@ -126,6 +144,16 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
+    /// The same on a port of the caller's choice: that of an earlier process, say.
+    pub fn start_at(
+        program: &Path,
+        folder: &Path,
+        settings: &str,
+        listen: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        Self::start_with(program, folder, settings, &[], listen)
+    }
+
     /// Starts the server in `program` on a free port and on the data in `folder`, and returns once it serves.
     ///
     /// `settings` is TOML, as in the server's configuration file.
@@ -140,13 +168,21 @@ impl ServerProcess {
         settings: &str,
         environment: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_with(program, folder, settings, environment, any)
+    }
+
+    fn start_with(
+        program: &Path,
+        folder: &Path,
+        settings: &str,
+        environment: &[(&str, &str)],
+        listen: SocketAddr,
+    ) -> anyhow::Result<Self> {
         let config = folder.join("wardian.toml");
-        // So that actions can tell a test how far they are, through files of the machine.
-        let open =
-            if settings.contains("[worker.sandbox]") { "" } else { "\n[worker.sandbox]\nmode = \"none\"\n" };
-        fs::write(&config, format!("{settings}{open}"))?;
+        fs::write(&config, without_sandbox(settings))?;
         let mut command = Command::new(program);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(folder.join("data"));
+        command.args(["serve", "--listen", &listen.to_string(), "--data"]).arg(folder.join("data"));
         command.arg("--config").arg(config).envs(environment.iter().copied());
         if std::env::var_os("WARDIAN_LOG").is_none() {
             command.env("WARDIAN_LOG", "error");
@@ -193,6 +229,43 @@ impl ServerProcess {
         let batch_bytes_max = batch_bytes_max.min(limits.batch_bytes_max);
         let limits = GrpcStoreLimits { batch_bytes_max, attempts_max: 1, ..limits };
         GrpcStore::new(self.channel().await, InstanceName::default(), limits)
+    }
+}
+
+/// A Wardian worker in a process of its own.
+pub struct WorkerProcess {
+    /// The process.
+    pub process: Process,
+    // Closing it would make the worker's next line on it an error.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl WorkerProcess {
+    /// Starts the worker in `program` for a server, with its data in a folder of its own.
+    ///
+    /// `settings` is TOML, as in the configuration file.
+    pub fn start(
+        program: &Path,
+        folder: &Path,
+        server: SocketAddr,
+        name: &str,
+        settings: &str,
+    ) -> anyhow::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let config = folder.join("wardian.toml");
+        fs::write(&config, without_sandbox(settings))?;
+        let mut command = Command::new(program);
+        command.args(["worker", "--name", name, "--server", &server.to_string(), "--data"]);
+        command.arg(folder.join("data")).arg("--config").arg(config);
+        if std::env::var_os("WARDIAN_LOG").is_none() {
+            command.env("WARDIAN_LOG", "error");
+        }
+        let mut process = Process::start(command.stdout(Stdio::piped()))?;
+        let mut stdout = BufReader::new(process.0.stdout.take().context("the output is piped")?);
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        anyhow::ensure!(line.starts_with("wardian worker "), "the worker did not start: it said {line:?}");
+        Ok(Self { process, _stdout: stdout })
     }
 }
 

@@ -24,11 +24,11 @@ const BALLAST_BYTES: usize = 32 << 20;
 const UPLOADS_WHEN_FULL: u32 = 200;
 
 /// A file system of its own. It is unmounted when this is dropped.
-struct Disk(TempDir);
+pub(crate) struct Disk(TempDir);
 
 impl Disk {
     /// `None` when mounting is not permitted.
-    fn mount() -> Option<Self> {
+    pub(crate) fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder to mount on");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={DISK_MIB}m"), "wardian-test"]).arg(folder.path());
@@ -36,7 +36,7 @@ impl Disk {
         status.success().then_some(Self(folder))
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 }
@@ -46,6 +46,12 @@ impl Drop for Disk {
         // Lazily: the server that had files open there is gone, or goes with the test.
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
+}
+
+/// What is left of a disk.
+pub(crate) fn free_bytes(path: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(path).expect("the disk is mounted");
+    stat.f_bavail * stat.f_frsize
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 
 mod bound;
 mod crash;
+mod fleet;
 mod full_disk;
 
 /// The server that is started.
