@@ -131,6 +131,7 @@ impl Server {
             tiers,
             action_cache: action_cache.clone(),
             queue: queue.clone(),
+            fleet: fleet.clone(),
             tree_pins: tree_pins.clone(),
         };
         let context = Arc::new(Context {

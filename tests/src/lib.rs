@@ -21,7 +21,7 @@ pub use blob::{Blob, Random, random};
 pub use ended::{Ended, Following, Refusal, doing, metadata};
 pub use guest::{component_of, guest};
 pub use process::{Memory, Process, ServerProcess, WorkerProcess, allocated_below, faketime};
-pub use server::{TestServer, code, wardian};
+pub use server::{TestServer, code, get, wardian};
 
 /// How long anything may take before a test gives up on it. Generous: it is for faults, not for timing.
 pub const PATIENCE: Duration = Duration::from_secs(60);

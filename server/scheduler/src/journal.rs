@@ -10,12 +10,13 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 use wardian_proto::reapi;
 
 use self::record::{Decoded, Record};
+use crate::figures::Histogram;
 use crate::job::{Job, OperationName, RunId};
 
 /// Memory that the database may use for what it read.
@@ -58,6 +59,7 @@ pub struct Journal {
     shared: Arc<Shared>,
     committed: watch::Receiver<Committed>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    folder: PathBuf,
     epoch: u64,
     first_run: u64,
 }
@@ -93,6 +95,21 @@ pub(crate) enum Change {
     Forgotten(OperationName),
 }
 
+/// What a journal has done and how it stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JournalStats {
+    /// What its folder takes on disk, in bytes.
+    pub disk_bytes: u64,
+    /// Changes that were noted and are not written yet.
+    pub pending: u64,
+    /// Changes that were written.
+    pub changes: u64,
+    /// Changes that could not be written.
+    pub failed: u64,
+    /// How long it took to write a batch of them.
+    pub batches: Histogram,
+}
+
 /// How far the thread is.
 #[derive(Clone, Debug, Default)]
 struct Committed {
@@ -107,6 +124,7 @@ struct Committed {
 struct Shared {
     pending: Mutex<Pending>,
     rung: Condvar,
+    stats: Mutex<JournalStats>,
 }
 
 #[derive(Default)]
@@ -118,6 +136,13 @@ struct Pending {
 }
 
 impl Shared {
+    fn count(&self, changes: usize, start: Instant, written: bool) {
+        let mut stats = self.stats.lock().expect("no code that holds this lock panics");
+        let counter = if written { &mut stats.changes } else { &mut stats.failed };
+        *counter += changes as u64;
+        stats.batches.add(start.elapsed());
+    }
+
     fn lock(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().expect("no code that holds this lock panics")
     }
@@ -140,13 +165,13 @@ impl Journal {
         let shared = Arc::<Shared>::default();
         let (sender, committed) = watch::channel(Committed::default());
         let writer = Writer { shared: Arc::clone(&shared), committed: sender, database: Some(database) };
-        let folder = folder.to_owned();
-        let thread =
-            std::thread::Builder::new().name("journal".into()).spawn(move || writer.write(&folder))?;
+        let at = folder.to_owned();
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || writer.write(&at))?;
         let journal = Self {
             shared,
             committed,
             thread: Mutex::new(Some(thread)),
+            folder: folder.to_owned(),
             epoch,
             first_run: starts << RUN_BITS,
         };
@@ -173,6 +198,13 @@ impl Journal {
         drop(pending);
         self.shared.rung.notify_one();
         noted
+    }
+
+    /// How it stands. Looks at the folder.
+    pub(crate) fn stats(&self) -> JournalStats {
+        let stats = *self.shared.stats.lock().expect("no code that holds this lock panics");
+        let pending = self.shared.lock().changes.len() as u64;
+        JournalStats { disk_bytes: bytes_below(&self.folder), pending, ..stats }
     }
 
     /// How much was noted so far.
@@ -233,7 +265,9 @@ impl Writer {
             let changes = std::mem::take(&mut pending.changes);
             let noted = pending.noted;
             drop(pending);
+            let start = Instant::now();
             let written = self.apply(folder, &changes, batches.is_multiple_of(BATCHES_PER_LOOK));
+            self.shared.count(changes.len(), start, written.is_ok());
             batches = batches.wrapping_add(1);
             self.committed.send_modify(|committed| {
                 committed.up_to = noted;
@@ -358,6 +392,16 @@ fn open_at(path: &Path) -> Result<sled::Db, JournalError> {
     // sled panics about some kinds of damage instead of reporting them.
     let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
     Ok(opened.unwrap_or_else(|_| Err(sled::Error::ReportableBug("sled panicked".to_owned())))?)
+}
+
+/// What the files below a folder take. What vanishes meanwhile counts as nothing.
+fn bytes_below(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries
+        .flatten()
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
+        .map(|(path, metadata)| if metadata.is_dir() { bytes_below(&path) } else { metadata.len() })
+        .sum()
 }
 
 fn remove(folder: &Path) -> Result<(), JournalError> {

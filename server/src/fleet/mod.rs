@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use tonic::Status;
 use wardian_proto::{InstanceName, wardian};
 use wardian_runtime::TrustedModules;
-use wardian_scheduler::{LocalQueue, WorkerId};
+use wardian_scheduler::{LocalQueue, Loss, WorkerId};
 
 use self::logs::WorkerLogs;
 use crate::logs::LogStreams;
@@ -83,6 +83,37 @@ struct Joined {
     logs: WorkerLogs,
 }
 
+/// How a worker stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Standing {
+    /// It takes work.
+    Ready,
+    /// It has no connection, and is waited for until its lease is over.
+    Away,
+    Paused,
+    Draining,
+}
+
+impl Standing {
+    /// Each, with its name in metrics.
+    pub(crate) const ALL: [(Self, &'static str); 4] = [
+        (Self::Ready, "ready"),
+        (Self::Away, "away"),
+        (Self::Paused, "paused"),
+        (Self::Draining, "draining"),
+    ];
+}
+
+/// Workers of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct KindFigures {
+    /// By how they stand.
+    pub(crate) workers: [u64; Standing::ALL.len()],
+    pub(crate) slots: u64,
+    /// Slots that could be given something now.
+    pub(crate) slots_free: u64,
+}
+
 impl Fleet {
     pub(crate) fn new(
         queue: LocalQueue,
@@ -115,7 +146,7 @@ impl Fleet {
             } else if known && member.connection.is_some() {
                 return Err(taken(&offer.name));
             } else {
-                queue.remove_worker(member.worker, "was started anew");
+                queue.remove_worker(member.worker, &Loss::StartedAnew);
             }
         } else if queue.workers().iter().any(|other| other.offer.name == offer.name) {
             return Err(taken(&offer.name));
@@ -156,7 +187,7 @@ impl Fleet {
         if leaving {
             inner.members.remove(name);
             drop(inner);
-            self.shared.queue.remove_worker(worker, "left");
+            self.shared.queue.remove_worker(worker, &Loss::Left);
         }
     }
 
@@ -208,6 +239,30 @@ impl Fleet {
             .collect();
         states.sort_by(|a, b| name_of(a).cmp(name_of(b)));
         states
+    }
+
+    /// All workers in numbers: those inside the server, then those elsewhere.
+    pub(crate) fn figures(&self) -> [KindFigures; 2] {
+        let inner = self.lock();
+        let members: HashMap<WorkerId, &Member> =
+            inner.members.values().map(|member| (member.worker, member)).collect();
+        let mut kinds = [KindFigures::default(); 2];
+        for view in self.shared.queue.workers() {
+            let member = members.get(&view.id);
+            let kind = &mut kinds[usize::from(member.is_some())];
+            kind.slots += view.offer.slots as u64;
+            if !view.draining {
+                kind.slots_free += view.offer.slots.saturating_sub(view.running) as u64;
+            }
+            let state = match member {
+                Some(member) if member.leave || member.offer.leaving => Standing::Draining,
+                _ if inner.paused.contains(&view.offer.name) => Standing::Paused,
+                Some(member) if member.connection.is_none() => Standing::Away,
+                _ => Standing::Ready,
+            };
+            kind.workers[state as usize] += 1;
+        }
+        kinds
     }
 
     /// Gives a worker nothing more, or something again, or lets it end.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 use wardian_proto::{DigestFunction, reapi, rpc, wardian};
-use wardian_scheduler::{Assignment, RunId, WorkQueue as _};
+use wardian_scheduler::{Assignment, Loss, RunId, WorkQueue as _};
 
 use super::{Fleet, Joined};
 
@@ -167,7 +167,7 @@ impl Session {
         }
         for run in queue.runs_of(worker) {
             if !held.contains(&run) {
-                queue.give_back(worker, run, "did not get it");
+                queue.give_back(worker, run, &Loss::NotReceived);
             }
         }
         orders
@@ -207,7 +207,7 @@ impl Session {
         for run in queue.runs_of(worker) {
             let named = self.given.get(&run).is_some_and(|given| given.sequence <= report.orders_seen);
             if named && !held.contains(&run) {
-                queue.give_back(worker, run, "does not have it any more");
+                queue.give_back(worker, run, &Loss::Dropped);
                 self.given.remove(&run);
             }
         }
@@ -221,7 +221,7 @@ impl Session {
         tokio::spawn(async move {
             let status = response.status.as_ref().filter(|status| status.code == i32::from(RETRIED));
             match status {
-                Some(status) => queue.give_back(worker, run, &status.message),
+                Some(status) => queue.give_back(worker, run, &Loss::Unable(status.message.clone())),
                 None => queue.complete(worker, run, response).await,
             }
             if let Err(error) = queue.settled().await {

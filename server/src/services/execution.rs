@@ -315,7 +315,9 @@ fn waiting(waiting: Waiting) -> reapi::ExecutedActionMetadata {
     let message = wardian::Waiting {
         since: Some(since),
         reason: waiting.reason.to_string(),
-        attempts: attempts.map(|a| wardian::Attempt { worker: a.worker, reason: a.reason }).collect(),
+        attempts: attempts
+            .map(|a| wardian::Attempt { worker: a.worker, reason: a.reason.to_string() })
+            .collect(),
     };
     reapi::ExecutedActionMetadata {
         queued_timestamp: Some(since),

@@ -82,7 +82,7 @@ fn has_timed_out(status: &Status) -> bool {
 }
 
 fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    std::iter::successors(status.source(), |cause| cause.source())
+    std::iter::successors(status.source(), |&cause| cause.source())
 }
 
 impl From<sled::Error> for StoreError {
@@ -140,7 +140,10 @@ mod tests {
     fn a_broken_connection_is_nobodys_answer() {
         assert_eq!(broken().code(), Code::Unknown);
         for status in [broken(), Status::unavailable("draining")] {
-            assert!(is_unavailable(&status) && StoreError::Remote(status.clone()).is_unavailable(), "{status:?}");
+            assert!(
+                is_unavailable(&status) && StoreError::Remote(status.clone()).is_unavailable(),
+                "{status:?}"
+            );
             assert_eq!(Status::from(StoreError::Remote(status)).code(), Code::Unavailable);
         }
     }

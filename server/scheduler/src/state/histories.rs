@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use wardian_proto::DigestFunction;
 
 use super::*;
+use crate::figures::Loss;
 use crate::job::Invocation;
 use crate::limits::TenantPolicy;
 use crate::platform::tests::{offer, platform};
@@ -201,7 +202,7 @@ impl World {
             Step::Join { both, slots, leased } => self.join(*both, *slots, *leased),
             Step::Lose(number) => {
                 if let Some(worker) = pick(&self.workers, *number) {
-                    self.scheduler.remove_worker(self.now, worker, "cut off");
+                    self.scheduler.remove_worker(self.now, worker, &Loss::Silent);
                     self.forget_lost();
                 }
             }

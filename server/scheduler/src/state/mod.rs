@@ -5,6 +5,7 @@
 //! [`Scheduler::take_changed`], so that the shell can tell those who wait.
 
 mod classes;
+mod figures;
 mod operations;
 mod restore;
 mod run;
@@ -25,6 +26,7 @@ use self::operations::{Op, Operations};
 use self::run::{Run, Standing};
 use self::workers::Worker;
 use crate::fair::{FairQueue, Place, TenantLoad};
+use crate::figures::Totals;
 use crate::held::Held;
 use crate::job::{Job, OperationName, RunId, WorkerId};
 use crate::limits::{SchedulerLimits, SubmitError, Tenants};
@@ -52,6 +54,7 @@ pub struct Scheduler {
     paused: bool,
     /// Nothing is started until then.
     settling_until: Option<Instant>,
+    totals: Totals,
     changed: Vec<OperationName>,
     abandoned: Vec<RunId>,
     untied: Vec<RunId>,
@@ -190,6 +193,10 @@ impl Scheduler {
     pub fn complete(&mut self, now: Instant, worker: WorkerId, run: RunId, response: reapi::ExecuteResponse) {
         if self.runs.get(&run).is_none_or(|r| r.worker() != Some(worker)) {
             return;
+        }
+        if let Some(metadata) = response.result.as_ref().and_then(|result| result.execution_metadata.as_ref())
+        {
+            self.totals.count_result(metadata);
         }
         self.end_run(now, run, response);
         self.check();

@@ -314,10 +314,7 @@ pub(crate) async fn serve(manner: Manner, limits: GrpcStoreLimits) -> (GrpcStore
 }
 
 /// The connections that are to be served.
-fn unbroken(
-    listener: TcpListener,
-    broken: Arc<AtomicU32>,
-) -> BoxStream<'static, std::io::Result<TcpStream>> {
+fn unbroken(listener: TcpListener, broken: Arc<AtomicU32>) -> BoxStream<'static, std::io::Result<TcpStream>> {
     let serve = move |connection: std::io::Result<TcpStream>| {
         let broken = Arc::clone(&broken);
         async move {
