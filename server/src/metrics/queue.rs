@@ -86,7 +86,9 @@ fn journal(writer: &mut Writer<'_, '_>, queue: &LocalQueue) -> fmt::Result {
     let help = "Changes that it could not write: what they say does not survive a restart";
     writer.counter("journal_changes_failed", help, stats.failed)?;
     let help = "How long it took to write the changes of each batch";
-    writer.histogram("journal_batch_seconds", help, &observed(&stats.batches))
+    writer.histogram("journal_batch_seconds", help, &observed(&stats.batches))?;
+    let help = "How long it took to bring the journal's database up to date and flush it";
+    writer.histogram("journal_flush_seconds", help, &observed(&stats.flushes))
 }
 
 fn observed(histogram: &Histogram) -> Observed<{ BOUNDS_SECONDS.len() + 1 }> {
