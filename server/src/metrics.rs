@@ -239,8 +239,14 @@ mod tests {
         let action_cache = ActionCache::new(blobs.clone(), blobs.clone());
         let queue = LocalQueue::new(SchedulerLimits::default(), Tenants::default(), action_cache.clone());
         let logs = LogStreams::new(LogLimits::default());
-        let fleet =
-            Fleet::new(queue.clone(), logs, TrustedModules::default(), vec![], FleetLimits::default());
+        let fleet = Fleet::new(
+            queue.clone(),
+            blobs.clone(),
+            logs,
+            TrustedModules::default(),
+            vec![],
+            FleetLimits::default(),
+        );
         Sources {
             local: store.clone(),
             tiers: vec![Tier { name: "near", meters: Arc::clone(&meters) }],

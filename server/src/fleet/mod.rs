@@ -3,6 +3,7 @@
 //! A member is a worker by its name. It outlives its connection for as long as the queue waits for it (its lease), so
 //! that a short break of the network costs nothing, and its name stays taken while it is connected.
 
+mod enclose;
 mod logs;
 mod offer;
 mod session;
@@ -17,6 +18,7 @@ use tonic::Status;
 use wardian_proto::{InstanceName, wardian};
 use wardian_runtime::TrustedModules;
 use wardian_scheduler::{LocalQueue, Loss, WorkerId};
+use wardian_store::BlobStore;
 
 use self::logs::WorkerLogs;
 use crate::logs::LogStreams;
@@ -49,6 +51,7 @@ pub(crate) struct Fleet {
 
 struct Shared {
     queue: LocalQueue,
+    blobs: Arc<dyn BlobStore>,
     logs: LogStreams,
     trusted: TrustedModules,
     instances: Vec<InstanceName>,
@@ -117,13 +120,16 @@ pub(crate) struct KindFigures {
 impl Fleet {
     pub(crate) fn new(
         queue: LocalQueue,
+        blobs: Arc<dyn BlobStore>,
         logs: LogStreams,
         trusted: TrustedModules,
         instances: Vec<InstanceName>,
         limits: FleetLimits,
     ) -> Self {
         let (connections, inner) = (AtomicU64::new(0), Mutex::default());
-        Self { shared: Arc::new(Shared { queue, logs, trusted, instances, limits, connections, inner }) }
+        Self {
+            shared: Arc::new(Shared { queue, blobs, logs, trusted, instances, limits, connections, inner }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

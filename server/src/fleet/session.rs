@@ -113,6 +113,7 @@ impl Session {
             rung.as_mut().enable();
             self.collect(&mut next)?;
             if answer || !is_empty(&next) {
+                super::enclose::enclose(&*self.fleet.shared.blobs, &mut next.runs).await;
                 self.sequence += 1;
                 next.sequence = self.sequence;
                 next.lease = lease.try_into().ok();
@@ -276,6 +277,7 @@ impl Session {
                 action_digest: Some(job.action.to_wire()),
                 digest_function: job.action.function().wire().into(),
                 queued: Some(queued_at.into()),
+                blobs: Vec::new(),
             });
             let given = GivenRun { sequence: self.sequence + 1, cancelled, told: false };
             self.given.insert(run, given);
