@@ -185,6 +185,7 @@ fn submit_status(error: SubmitError) -> Status {
         SubmitError::Unsatisfiable(_) => Status::failed_precondition(text),
         SubmitError::QueueFull(_)
         | SubmitError::TenantQueueFull(_)
+        | SubmitError::TenantTooManyOperations(_)
         | SubmitError::TooManyPlatforms(_)
         | SubmitError::TooManyOperations(_) => retry_later(text),
         SubmitError::ShuttingDown | SubmitError::Journal(_) => Status::unavailable(text),

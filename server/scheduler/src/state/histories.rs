@@ -95,8 +95,13 @@ impl World {
     fn new() -> Self {
         let mut tenants = Tenants::default();
         let tenant = InstanceName::parse("t1").unwrap();
-        let policy =
-            TenantPolicy { weight: 5, running_max: Some(2), queued_max: Some(6), memory_bytes_max: Some(3) };
+        let policy = TenantPolicy {
+            weight: 5,
+            running_max: Some(2),
+            queued_max: Some(6),
+            memory_bytes_max: Some(3),
+            operations_max: None,
+        };
         tenants.named.insert(tenant, policy);
         let limits = SchedulerLimits {
             queued_runs_max: 20,
@@ -131,6 +136,7 @@ impl World {
             Err(
                 SubmitError::QueueFull(_)
                 | SubmitError::TenantQueueFull(_)
+                | SubmitError::TenantTooManyOperations(_)
                 | SubmitError::TooManyOperations(_),
             ) => {}
             Err(error) => panic!("{error}"),

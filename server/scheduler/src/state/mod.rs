@@ -73,11 +73,16 @@ impl Scheduler {
         if self.live_operations() >= self.limits.live_operations_max {
             return Err(SubmitError::TooManyOperations(self.limits.live_operations_max));
         }
+        let tenant = job.instance.clone();
+        let limit = self.tenants.policy(&tenant).operations_max;
+        if let Some(limit) = limit.filter(|limit| self.operations.live_of(&tenant) >= *limit) {
+            return Err(SubmitError::TenantTooManyOperations(limit));
+        }
         let run = match self.joinable_run(&job) {
             Some(run) => self.join(run, &operation, job.priority),
             None => self.enqueue(now, wall, &operation, job)?,
         };
-        self.operations.live(operation.clone(), run);
+        self.operations.live(operation.clone(), run, tenant);
         self.changed.push(operation.clone());
         self.check();
         Ok(operation)
@@ -248,6 +253,7 @@ impl Scheduler {
         if let Some(Op::Live(run)) = &removed {
             let run = self.runs.get_mut(run).expect("live operations have a run");
             run.operations.retain(|o| o != operation);
+            self.operations.no_more_live(&run.job.instance);
         }
         removed.is_some()
     }
@@ -416,6 +422,7 @@ impl Scheduler {
         job: Arc<Job>,
         response: Arc<reapi::ExecuteResponse>,
     ) {
+        self.operations.no_more_live(&job.instance);
         self.operations.end(now, name.clone(), job, response);
         self.changed.push(name);
     }

@@ -278,7 +278,7 @@ fn what_loses_every_worker_is_given_up_with_the_reasons() {
     }
     let (code, message) = story.status(&operation.unwrap()).unwrap();
     assert_eq!(code, rpc::Code::Internal as i32);
-    assert_eq!(message.matches("w: broke down").count(), 3, "{message}");
+    assert_eq!(message.matches("w: left").count(), 3, "{message}");
     assert_eq!(story.s.runs_of(spare), []);
 }
 
@@ -383,4 +383,28 @@ fn how_a_command_is_run_makes_no_class_of_its_own() {
     let refused = story.s.submit(story.now, WALL, another);
     assert_eq!(refused, Err(SubmitError::TooManyPlatforms(CLASSES_MAX)));
     story.queue("", "", 1);
+}
+
+#[test]
+fn a_tenant_cannot_fill_the_queue_by_joining() {
+    let policy = TenantPolicy { operations_max: Some(2), ..TenantPolicy::default() };
+    let mut story = Story::new(SchedulerLimits::default(), &[("greedy", policy)]);
+    let worker = story.s.add_worker(linux(1));
+    let job = story.job("greedy", "");
+    let first = story.submit(job.clone());
+    let second = story.submit(job.clone());
+    let refused = |story: &mut Story| story.s.submit(story.now, WALL, job.clone());
+    assert_eq!(refused(&mut story), Err(SubmitError::TenantTooManyOperations(2)));
+    let other = story.job("other", "");
+    story.submit(other);
+    // Each way in which an operation waits no more makes room for one.
+    assert!(story.s.cancel(story.now, &second, ok()));
+    let third = refused(&mut story).unwrap();
+    assert!(story.s.delete(&third));
+    refused(&mut story).unwrap();
+    assert_eq!(refused(&mut story), Err(SubmitError::TenantTooManyOperations(2)));
+    let run = story.s.assign(story.now, worker).unwrap().run;
+    story.s.complete(story.now, worker, run, ok());
+    assert!(story.status(&first).is_none(), "it ended well");
+    refused(&mut story).unwrap();
 }
