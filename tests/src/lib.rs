@@ -4,6 +4,7 @@
 
 mod action;
 mod blob;
+mod certificates;
 pub mod conformance;
 pub mod corpus;
 mod ended;
@@ -18,6 +19,7 @@ use wardian_proto::{Digest, DigestFunction};
 
 pub use action::{Built, TestAction};
 pub use blob::{Blob, Random, random};
+pub use certificates::make_certificates;
 pub use ended::{Ended, Following, Refusal, doing, metadata};
 pub use guest::{component_of, guest};
 pub use process::{Memory, Process, ServerProcess, WorkerProcess, allocated_below, faketime};
