@@ -10,6 +10,7 @@ pub mod corpus;
 mod ended;
 mod guest;
 mod process;
+mod raw;
 mod server;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub use certificates::make_certificates;
 pub use ended::{Ended, Following, Refusal, doing, metadata};
 pub use guest::{component_of, guest};
 pub use process::{Memory, Process, ServerProcess, WorkerProcess, allocated_below, faketime};
+pub use raw::Raw;
 pub use server::{TestServer, code, get, wardian};
 
 /// How long anything may take before a test gives up on it. Generous: it is for faults, not for timing.
