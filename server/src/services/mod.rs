@@ -11,6 +11,7 @@ mod execution;
 mod inline;
 mod inputs;
 mod log_stream;
+mod operation_filter;
 mod operations;
 mod request_metadata;
 mod routes;
