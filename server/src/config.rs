@@ -311,6 +311,8 @@ impl Config {
             section.number("stream_bytes_max", 1, u64::MAX, &mut logs.stream_bytes_max);
             section.number("total_bytes_max", 1, u64::MAX, &mut logs.total_bytes_max);
             section.count("streams_max", &mut logs.streams_max);
+            section.number("client_bytes_max", 1, u64::MAX, &mut logs.client_bytes_max);
+            section.count("client_streams_max", &mut logs.client_streams_max);
             section.seconds("kept_seconds", &mut logs.kept_for);
             section.seconds("idle_seconds_max", &mut logs.idle_max);
         });
