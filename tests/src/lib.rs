@@ -9,6 +9,7 @@ pub mod corpus;
 mod ended;
 mod guest;
 mod process;
+mod raw;
 mod server;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub use blob::{Blob, Random, random};
 pub use ended::{Ended, Following, Refusal, doing, metadata};
 pub use guest::{component_of, guest};
 pub use process::{Memory, Process, ServerProcess, WorkerProcess, allocated_below, faketime};
+pub use raw::Raw;
 pub use server::{TestServer, code, wardian};
 
 /// How long anything may take before a test gives up on it. Generous: it is for faults, not for timing.

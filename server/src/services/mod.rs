@@ -7,6 +7,8 @@ mod capabilities;
 mod cas;
 mod chunks;
 mod compression;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod compression_fuzz;
 mod execution;
 mod inline;
 mod inputs;
