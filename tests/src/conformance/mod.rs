@@ -14,6 +14,7 @@ pub mod page;
 mod report;
 mod rows;
 mod run;
+mod runs;
 mod subject;
 
 pub use checks::{Check, checks};

@@ -11,8 +11,15 @@ mod byte_stream_write;
 mod capabilities;
 mod cas;
 mod chunks;
+mod commands;
 mod digest;
+mod execution;
+mod execution_faults;
 mod general;
+mod inputs;
+mod output_trees;
+mod outputs;
+mod run_metadata;
 mod tree;
 
 /// Something that is tried on a server.
@@ -70,6 +77,13 @@ pub fn checks() -> Vec<Check> {
         byte_stream_write::CHECKS,
         chunks::CHECKS,
         action_cache::CHECKS,
+        execution::CHECKS,
+        execution_faults::CHECKS,
+        inputs::CHECKS,
+        commands::CHECKS,
+        outputs::CHECKS,
+        output_trees::CHECKS,
+        run_metadata::CHECKS,
         capabilities::CHECKS,
     ]
     .concat()
