@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tonic::transport::server::TcpIncoming;
 use wardian_runtime::limits::raise_open_files_limit;
 use wardian_runtime::{DRAIN_TIME_MAX, TrustedModules, Worker, WorkerConfig};
-use wardian_scheduler::{Journal, LocalQueue, Restored};
+use wardian_scheduler::{Journal, JournalError, LocalQueue, Restored};
 use wardian_store::action_cache::ActionCache;
 use wardian_store::backend::SledStore;
 use wardian_store::chunking::Chunks;
@@ -261,6 +261,9 @@ async fn open_queue(
     let folder = config.data.join("operations");
     let opened = tokio::task::spawn_blocking(move || {
         let opened = Journal::open(&folder).or_else(|error| {
+            if matches!(error, JournalError::InUse(_)) {
+                return Err(error);
+            }
             let aside = folder.with_extension("damaged");
             tracing::error!(%error, aside = %aside.display(), "operations of earlier processes are lost");
             // Only the last one is kept.

@@ -14,6 +14,7 @@ use crate::logs::Log;
 use crate::staged::Staged;
 use crate::workspace::{InputTree, Workspace};
 
+mod framing;
 pub mod native;
 pub mod wasm;
 

@@ -10,7 +10,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use wardian_proto::reapi;
@@ -28,6 +28,10 @@ const COMPACT_FACTOR: u64 = 4;
 /// How many batches are written until its size is looked at.
 const BATCHES_PER_LOOK: u32 = 4096;
 
+/// How long a database may stay locked that somebody had open before, and how often that is looked at.
+const LOCKED_TIME_MAX: Duration = Duration::from_secs(5);
+const LOCKED_PAUSE: Duration = Duration::from_millis(5);
+
 /// Bits of a run's number that count within one process. Those above count processes.
 const RUN_BITS: u32 = 40;
 
@@ -38,18 +42,24 @@ const OPERATION: u8 = b'o';
 
 /// Why the journal cannot be used, or did not take something.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the journal of operations cannot be written: {0}")]
-pub struct JournalError(String);
+pub enum JournalError {
+    /// It is damaged, or the disk does not take it.
+    #[error("the journal of operations cannot be written: {0}")]
+    Failed(String),
+    /// Another process has it open.
+    #[error("the journal of operations in {} is open in another process", .0.display())]
+    InUse(PathBuf),
+}
 
 impl From<sled::Error> for JournalError {
     fn from(error: sled::Error) -> Self {
-        Self(error.to_string())
+        Self::Failed(error.to_string())
     }
 }
 
 impl From<std::io::Error> for JournalError {
     fn from(error: std::io::Error) -> Self {
-        Self(error.to_string())
+        Self::Failed(error.to_string())
     }
 }
 
@@ -183,7 +193,7 @@ impl Journal {
     /// Waits until everything up to a change survives.
     pub(crate) async fn kept(&self, number: u64) -> Result<(), JournalError> {
         let mut committed = self.committed.clone();
-        let gone = || JournalError("its thread has ended".into());
+        let gone = || JournalError::Failed("its thread has ended".into());
         let seen = committed.wait_for(|committed| committed.up_to >= number).await.map_err(|_| gone())?;
         match &seen.why {
             Some(why) if seen.failed_up_to >= number => Err(why.clone()),
@@ -355,9 +365,26 @@ impl Database {
 
 fn open_at(path: &Path) -> Result<sled::Db, JournalError> {
     let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-    // sled panics about some kinds of damage instead of reporting them.
-    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
-    Ok(opened.unwrap_or_else(|_| Err(sled::Error::ReportableBug("sled panicked".to_owned())))?)
+    let begun = Instant::now();
+    loop {
+        // sled panics about some kinds of damage instead of reporting them.
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
+        match opened.unwrap_or_else(|_| Err(sled::Error::ReportableBug("sled panicked".to_owned()))) {
+            // Its threads let go of a database a moment after it was dropped.
+            Err(sled::Error::Io(error)) if is_locked(&error) => {
+                if begun.elapsed() > LOCKED_TIME_MAX {
+                    return Err(JournalError::InUse(path.to_owned()));
+                }
+                std::thread::sleep(LOCKED_PAUSE);
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// sled has no kind of error for it.
+fn is_locked(error: &std::io::Error) -> bool {
+    error.to_string().starts_with("could not acquire lock")
 }
 
 fn remove(folder: &Path) -> Result<(), JournalError> {

@@ -18,7 +18,8 @@ use rustix::process::Resource;
 use super::file_system::{self, INPUT_ROOT};
 use super::system::{self, First, c_string, check};
 use super::tool;
-use super::wire::{self, End, How, Request};
+use super::wire::{End, How, Request};
+use crate::executor::framing;
 
 /// Who commands are run as by a worker that is root. Root's own number would be root's rights on the machine's files.
 const NOBODY: u32 = 65534;
@@ -40,7 +41,7 @@ pub fn run() -> ExitCode {
 
 fn serve() -> io::Result<()> {
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let request: Request = wire::receive(&mut socket)?;
+    let request: Request = framing::receive(&mut socket)?;
     let null = std::fs::File::open("/dev/null")?;
     // SAFETY: both descriptors are open.
     check("dup2", unsafe { libc::dup2(null.as_raw_fd(), 0) }.into())?;
@@ -71,7 +72,7 @@ fn wait_for(child: libc::pid_t) -> io::Result<()> {
 }
 
 fn tell(socket: &UnixStream, how: How) -> io::Result<()> {
-    (&*socket).write_all(&wire::encode(&End { how: Some(how) })?)
+    (&*socket).write_all(&framing::encode(&End { how: Some(how) })?)
 }
 
 /// Makes the namespaces and the first process inside.

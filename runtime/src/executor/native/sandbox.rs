@@ -14,9 +14,9 @@ use tokio::net::UnixStream;
 use tokio::process::Command;
 
 use super::Ended;
-use super::wire::{self, End, How, Request};
+use super::wire::{End, How, Request};
 use crate::Failure;
-use crate::executor::Task;
+use crate::executor::{Task, framing};
 use crate::staged::Staged;
 
 /// How long making a sandbox may take when the worker starts.
@@ -125,8 +125,8 @@ impl Sandbox {
             .spawn()
             .with_context(|| format!("start {}", self.program.display()))?;
         let end = ours
-            .write_all(&wire::encode(&request)?)
-            .and_then(|()| wire::receive::<End>(&mut ours))
+            .write_all(&framing::encode(&request)?)
+            .and_then(|()| framing::receive::<End>(&mut ours))
             .context("the process that makes sandboxes does not answer");
         // Ends the process, whatever it does.
         drop(ours);
@@ -167,7 +167,7 @@ impl Sandbox {
             network: self.settings.network && asks("network", "on"),
             ..self.request(staged.path(), tmp.path())
         };
-        let request = wire::encode(&request).map_err(Failure::io("write request to a sandbox"))?;
+        let request = framing::encode(&request).map_err(Failure::io("write request to a sandbox"))?;
         let (socket, theirs) = UnixStream::pair().map_err(Failure::io("make a socket"))?;
         let theirs = theirs.into_std().and_then(|socket| socket.set_nonblocking(false).map(|()| socket));
         let theirs = OwnedFd::from(theirs.map_err(Failure::io("make a socket"))?);
@@ -203,7 +203,7 @@ impl Ears {
     }
 
     async fn listen(&mut self) -> std::io::Result<End> {
-        let length = wire::checked(self.socket.read_u32_le().await?)?;
+        let length = framing::checked(self.socket.read_u32_le().await?)?;
         let mut bytes = vec![0; length];
         self.socket.read_exact(&mut bytes).await?;
         End::decode(&*bytes).map_err(std::io::Error::other)

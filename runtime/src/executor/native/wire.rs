@@ -1,12 +1,7 @@
 //! What a worker and the process that runs a command for it say to each other, over one socket: the worker one
 //! [`Request`], the process one [`End`], each with its length before it.
 
-use std::io::{self, Read};
-
 use prost::Message;
-
-/// Size of one message. Arguments and environment, which have a limit of their own, take most of a request.
-pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// What to run, where, and within which bounds. Zero stands for no bound.
 #[derive(Clone, PartialEq, Message)]
@@ -65,30 +60,4 @@ pub(super) enum How {
     /// The sandbox could not be made.
     #[prost(string, tag = "4")]
     Failed(String),
-}
-
-/// A message with its length before it.
-pub(super) fn encode(message: &impl Message) -> io::Result<Vec<u8>> {
-    let bytes = message.encode_to_vec();
-    let length = u32::try_from(bytes.len()).ok().filter(|length| checked(*length).is_ok());
-    let length =
-        length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the request is too large"))?;
-    Ok([&length.to_le_bytes()[..], &bytes].concat())
-}
-
-/// Reads a message.
-pub(super) fn receive<M: Message + Default>(from: &mut impl Read) -> io::Result<M> {
-    let mut length = [0; 4];
-    from.read_exact(&mut length)?;
-    let mut bytes = vec![0; checked(u32::from_le_bytes(length))?];
-    from.read_exact(&mut bytes)?;
-    M::decode(&*bytes).map_err(io::Error::other)
-}
-
-pub(super) fn checked(length: u32) -> io::Result<usize> {
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    if length > MESSAGE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too large"));
-    }
-    Ok(length)
 }

@@ -95,3 +95,13 @@ async fn a_journal_that_cannot_be_written_says_so() {
     std::fs::write(&place, "no folder").unwrap();
     assert!(Journal::open(&place).is_err());
 }
+
+#[tokio::test]
+async fn a_journal_that_is_open_elsewhere_is_no_damaged_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(folder.path()).unwrap();
+    let error = Journal::open(folder.path()).err().unwrap();
+    assert_eq!(error, JournalError::InUse(folder.path().join("db")));
+    drop(journal);
+    assert!(Journal::open(folder.path()).is_ok());
+}

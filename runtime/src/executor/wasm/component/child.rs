@@ -30,6 +30,7 @@ use super::clocks::SharedClocks;
 use super::host::{Component, Given, Stream, too_many_handles};
 use super::wire::{self, End, Failed, Kind, Request};
 use crate::executor::Outcome;
+use crate::executor::framing;
 use crate::wasi::{Capture, ClockPolicy, Clocks, Deadline, RandomPolicy, Stopped};
 use crate::{Failure, Limits};
 
@@ -62,7 +63,7 @@ pub fn run() -> ExitCode {
 
 fn serve() -> io::Result<()> {
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let request = wire::receive(&mut socket)?;
+    let request = framing::receive(&mut socket)?;
     let settings = settings(&request)?;
     let tier = settings.tier.ok_or_else(|| io::Error::other("the request names no tier"))?;
     let root = Path::new(OsStr::from_bytes(&request.root)).to_owned();

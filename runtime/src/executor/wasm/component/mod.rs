@@ -30,7 +30,7 @@ use super::guest::STOPPED_EXIT_CODE;
 use super::settings::WasmSettings;
 use crate::action::ActionSpec;
 use crate::executor::native::timed_out;
-use crate::executor::{Finished, Outcome};
+use crate::executor::{Finished, Outcome, framing};
 use crate::logs::Log;
 use crate::wasi::{ClockPolicy, RandomPolicy};
 use crate::{Failure, Limits};
@@ -81,7 +81,8 @@ impl Run<'_> {
     /// Runs the component to its end, its timeout or its cancellation. The process ends with this future.
     pub(super) async fn finish(mut self) -> Result<Outcome, Failure> {
         let started = std::time::Instant::now();
-        let request = wire::encode(&self.request()).map_err(Failure::io("write request to a component"))?;
+        let request =
+            framing::encode(&self.request()).map_err(Failure::io("write request to a component"))?;
         let (mut socket, theirs) = UnixStream::pair().map_err(Failure::io("make a socket"))?;
         let theirs = theirs.into_std().and_then(|socket| socket.set_nonblocking(false).map(|()| socket));
         let theirs = OwnedFd::from(theirs.map_err(Failure::io("make a socket"))?);

@@ -3,15 +3,13 @@
 //! The worker sends one [`Request`]. The process sends pieces of the component's two streams as they are
 //! written, then one [`End`]. The worker believes neither more bytes than the limits allow nor any other order.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use prost::Message;
 use wardian_proto::wardian::WasmUsage;
 
 use crate::Failure;
-
-/// Size of one message. Arguments and environment, which have a limit of their own, take most of a request.
-pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
+use crate::executor::framing;
 
 /// What to run, where, and within which bounds.
 #[derive(Clone, PartialEq, Message)]
@@ -149,15 +147,7 @@ pub(super) fn parse_header(header: [u8; HEADER_BYTES]) -> io::Result<(Kind, usiz
         3 => Kind::End,
         _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "no such message")),
     };
-    Ok((kind, checked(u32::from_le_bytes([a, b, c, d]))?))
-}
-
-fn checked(length: u32) -> io::Result<usize> {
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    if length > MESSAGE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too large"));
-    }
-    Ok(length)
+    Ok((kind, framing::checked(u32::from_le_bytes([a, b, c, d]))?))
 }
 
 /// Sends one message of the process.
@@ -166,44 +156,17 @@ pub(super) fn send(to: &mut impl Write, kind: Kind, bytes: &[u8]) -> io::Result<
     to.write_all(bytes)
 }
 
-/// A request with its length before it.
-pub(super) fn encode(request: &Request) -> io::Result<Vec<u8>> {
-    let bytes = request.encode_to_vec();
-    let length = u32::try_from(bytes.len()).ok().filter(|length| checked(*length).is_ok());
-    let length =
-        length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the request is too large"))?;
-    Ok([&length.to_le_bytes()[..], &bytes].concat())
-}
-
-/// Reads a request.
-pub(super) fn receive(from: &mut impl Read) -> io::Result<Request> {
-    let mut length = [0; 4];
-    from.read_exact(&mut length)?;
-    let mut bytes = vec![0; checked(u32::from_le_bytes(length))?];
-    from.read_exact(&mut bytes)?;
-    Request::decode(&*bytes).map_err(io::Error::other)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn requests_and_headers_survive_the_socket() {
-        let request = Request {
-            tier: "optimized".into(),
-            arguments: vec!["a".into(), String::new()],
-            fuel: Some(0),
-            ..Request::default()
-        };
-        assert_eq!(receive(&mut &*encode(&request).unwrap()).unwrap(), request);
+    fn headers_survive_the_socket() {
         for kind in [Kind::Stdout, Kind::Stderr, Kind::End] {
             assert_eq!(parse_header(header(kind, 70_000)).unwrap(), (kind, 70_000));
         }
         assert!(parse_header([0, 1, 0, 0, 0]).is_err());
         assert!(parse_header([1, 255, 255, 255, 255]).is_err());
-        assert!(receive(&mut &[255, 255, 255, 255][..]).is_err());
-        assert!(receive(&mut &[9, 0, 0, 0, 1][..]).is_err());
     }
 
     #[test]
