@@ -58,13 +58,10 @@ async fn run(client: &Client, built: &Built) -> Result<String, String> {
     }
     let mut execution = client.execute(built.action, false);
     loop {
-        match execution.next().await.map_err(|error| error.to_string())? {
-            Step::Done(outcome) => {
-                let result = outcome.result.expect("it has run");
-                assert_eq!(result.exit_code, 0);
-                return Ok(result.execution_metadata.unwrap_or_default().worker);
-            }
-            _ => {}
+        if let Step::Done(outcome) = execution.next().await.map_err(|error| error.to_string())? {
+            let result = outcome.result.expect("it has run");
+            assert_eq!(result.exit_code, 0);
+            return Ok(result.execution_metadata.unwrap_or_default().worker);
         }
     }
 }
