@@ -184,6 +184,33 @@ async fn ast_18_a_commit_becomes_a_tree() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ast_18_links_that_no_tree_may_have_are_told() {
+    let repository = Repository::new();
+    let (uri, _) = repository.serve().await;
+    let server = TestServer::with(|config| config.assets.private_addresses = true).await;
+    let at = repository.folder.path();
+    for (branch, target, told) in
+        [("absolute", "/etc/passwd", "absolute"), ("long", &"a/".repeat(3000), "too long")]
+    {
+        // Without the file system, which has its own mind about long links.
+        std::fs::write(at.join("target"), target).unwrap();
+        let blob = git(at, &["hash-object", "-w", "target"]);
+        git(at, &["update-index", "--add", "--cacheinfo", &format!("120000,{blob},odd")]);
+        let tree = git(at, &["write-tree"]);
+        let commit = git(at, &["commit-tree", "-m", branch, &tree]);
+        git(at, &["branch", branch, &commit]);
+        let status = fetch(&server, &uri, &[("vcs.branch", branch)]).await.unwrap().status.unwrap();
+        assert_eq!(Code::from(status.code), Code::Aborted, "{}", status.message);
+        assert!(
+            status.message.contains("symlink odd") && status.message.contains(told),
+            "{}",
+            status.message
+        );
+    }
+    server.assert_unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ast_18_what_a_repository_does_not_have_is_not_found() {
     let repository = Repository::new();
     let (uri, asked) = repository.serve().await;

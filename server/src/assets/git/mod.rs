@@ -1,6 +1,7 @@
 //! Trees out of git repositories: one commit without its history, over git's own protocol.
 
 mod http;
+mod pack;
 mod tree;
 
 use std::cell::{Cell, RefCell};
@@ -9,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use gix_error::{ResultExt as _, bail, message};
 use gix_hash::ObjectId;
 use gix_protocol::fetch::negotiate::{Action, Round, one_round};
 use gix_protocol::fetch::{Arguments, Context, Negotiate, Options, Response, Shallow, Tags};
@@ -23,14 +25,12 @@ use wardian_proto::{Digest, DigestFunction, RelPath};
 use wardian_store::BlobStore;
 
 use self::http::{GitHttp, Talk};
+use self::pack::ReceiveError;
 use super::origin::{Headers, Origins, checked, parse};
 use super::{FetchError, archive};
 
 /// Bytes of all that an origin says before it sends objects: mostly the names of its branches and tags.
 const TALK_BYTES_MAX: u64 = 16 << 20;
-
-/// Bytes of one object.
-const OBJECT_BYTES_MAX: usize = 128 << 20;
 
 /// Bytes of the name of a branch or a commit.
 const NAME_BYTES_MAX: usize = 255;
@@ -160,28 +160,19 @@ fn objects(
         named => find(named, &mut transport, &mut handshake, agent.clone())?,
     };
     talk.allowance.set(bytes_max);
-    let mut bundle = None;
-    gix_protocol::fetch(
+    let path = folder.join("received.pack");
+    let mut spool_error = None;
+    let received = gix_protocol::fetch(
         &mut Want(commit),
-        |pack, progress, stopped| {
-            let options = gix_pack::bundle::write::Options {
-                thread_limit: Some(1),
-                alloc_limit_bytes: Some(OBJECT_BYTES_MAX),
-                ..Default::default()
-            };
-            let nothing = None::<gix_object::find::Never>;
-            let kind = gix_hash::Kind::Sha1;
-            let written = gix_pack::Bundle::write_to_directory(
-                pack,
-                Some(folder),
-                progress,
-                stopped,
-                nothing,
-                kind,
-                options,
-            )?;
-            bundle = written.to_bundle().transpose()?;
-            Ok(true)
+        |pack, _, stopped| match pack::receive(pack, &path, stopped) {
+            Ok(()) => Ok(true),
+            Err(ReceiveError::Origin(error)) => {
+                Err(error).or_raise(|| message("the repository stopped in the middle of its objects"))
+            }
+            Err(ReceiveError::Spool(error)) => {
+                spool_error = Some(super::fetch::spool_failed(&error));
+                bail!(message("the objects cannot be kept"))
+            }
         },
         Discard,
         &talk.stopped,
@@ -197,10 +188,15 @@ fn objects(
             tags: Tags::None,
             reject_shallow_remote: false,
         },
-    )
-    .map_err(failed)?;
-    let bundle = bundle.ok_or_else(|| FetchError::NotFound("the repository sent no objects".into()))?;
-    Ok((commit, bundle))
+    );
+    if let Some(error) = spool_error {
+        return Err(error);
+    }
+    received.map_err(failed)?;
+    if !path.exists() {
+        return Err(FetchError::NotFound("the repository sent no objects".into()));
+    }
+    Ok((commit, pack::open(&path, &talk.stopped)?))
 }
 
 /// Looks for what a name leads to.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use gix_hash::ObjectId;
 use gix_object::tree::EntryKind;
 use gix_object::{CommitRefIter, Kind, TagRefIter, TreeRefIter};
-use wardian_proto::{Digest, DigestFunction, RelPath};
+use wardian_proto::{Digest, DigestFunction, PATH_BYTES_MAX, RelPath};
 use wardian_store::tree_builder::{BuiltTree, TreeBuilder};
 use wardian_toolchains::ArchivedFile;
 
@@ -89,7 +89,26 @@ impl<'a> Objects<'a> {
                 .map_err(|_| FetchError::Aborted("a name in the repository is not UTF-8".into()))?;
             Ok((name.to_owned(), entry.mode.kind(), entry.oid.to_owned()))
         };
-        TreeRefIter::from_bytes(&bytes, gix_hash::Kind::Sha1).map(entry).collect()
+        // One more than there may be, which whoever counts them refuses.
+        let most = usize::try_from(LIMITS.entries_max).map_or(usize::MAX, |most| most + 1);
+        TreeRefIter::from_bytes(&bytes, gix_hash::Kind::Sha1).take(most).map(entry).collect()
+    }
+
+    /// Where a symlink leads.
+    fn target(&mut self, path: &RelPath, id: &gix_hash::oid) -> Result<String, FetchError> {
+        let bytes = self.of_kind(id, Kind::Blob)?;
+        let why = if bytes.is_empty() || bytes.contains(&0) {
+            "leads to no path"
+        } else if bytes.len() > PATH_BYTES_MAX {
+            "leads to a path that is too long"
+        } else if bytes[0] == b'/' {
+            "is absolute, and this server disallows absolute symlinks"
+        } else if let Ok(target) = String::from_utf8(bytes) {
+            return Ok(target);
+        } else {
+            "leads to a path that is not UTF-8"
+        };
+        Err(FetchError::Aborted(format!("symlink {path} in the repository {why}")))
     }
 }
 
@@ -131,10 +150,10 @@ pub(super) fn build(
                 // What another repository holds is not fetched: an empty directory, as in a fresh clone.
                 EntryKind::Commit => tree.directory(&path),
                 EntryKind::Link => {
-                    let target = String::from_utf8(objects.of_kind(&id, Kind::Blob)?).ok();
-                    let target = target.filter(|target| !target.is_empty() && !target.contains('\0'));
-                    let odd = || FetchError::Aborted(format!("symlink {path} leads to no path"));
-                    tree.symlink(&path, &target.ok_or_else(odd)?)
+                    let target = objects.target(&path, &id)?;
+                    bytes += target.len() as u64;
+                    below("bytes in all files and symlinks", bytes, LIMITS.bytes_max)?;
+                    tree.symlink(&path, &target)
                 }
                 EntryKind::Blob | EntryKind::BlobExecutable => {
                     let (digest, size) = match files.get(&id) {
@@ -148,7 +167,7 @@ pub(super) fn build(
                         }
                     };
                     bytes += size;
-                    below("bytes in all files", bytes, LIMITS.bytes_max)?;
+                    below("bytes in all files and symlinks", bytes, LIMITS.bytes_max)?;
                     tree.file(&path, digest, kind == EntryKind::BlobExecutable)
                 }
             };
