@@ -21,6 +21,9 @@ use crate::auth::{Caller, Verb};
 /// Header in which clients may repeat the resource name, for routing.
 const RESOURCE_NAME_HEADER: &str = "build.bazel.remote.execution.v2.resource-name";
 
+/// Pieces smaller than this are copied out of the message that they came in, whose whole buffer they would keep.
+const COPIED_BYTES_MAX: usize = 1 << 20;
+
 /// The setting that bounds how long the upload of a blob may send nothing.
 const IDLE_LIMIT: &str = "upload_idle_seconds_max";
 
@@ -238,6 +241,9 @@ impl WriteState {
         // Not waited for: a client may keep its side open until it has the answer.
         if self.finished && matches!(self.messages.message().now_or_never(), Some(Ok(Some(_)))) {
             return Err(Status::invalid_argument("a message came after finish_write"));
+        }
+        if message.data.len() < COPIED_BYTES_MAX {
+            return Ok(Bytes::copy_from_slice(&message.data));
         }
         Ok(message.data)
     }

@@ -50,6 +50,10 @@ pub(crate) use workers::REPORT_BYTES_MAX;
 /// Largest message that is accepted. Clients rarely send more than 4 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
+/// Largest message of a ByteStream: what clients may send to servers that say nothing of it is 4 MiB. A message that has
+/// not come to its end is in memory for each upload.
+const PIECE_MESSAGE_BYTES_MAX: usize = (4 << 20) + 64 * 1024;
+
 /// Largest reply that is sent in one message; clients accept 4 MiB unless told otherwise.
 const REPLY_BYTES_MAX: usize = (4 << 20) - 64 * 1024;
 

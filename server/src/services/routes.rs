@@ -15,7 +15,7 @@ use wardian_proto::reapi::content_addressable_storage_server::ContentAddressable
 use wardian_proto::reapi::execution_server::ExecutionServer;
 use wardian_proto::wardian::toolchains_server::ToolchainsServer;
 
-use super::{Context, MESSAGE_BYTES_MAX};
+use super::{Context, MESSAGE_BYTES_MAX, PIECE_MESSAGE_BYTES_MAX};
 
 /// Full names of the services that are served, as health and reflection list them.
 pub(crate) const SERVED: &[&str] = &[
@@ -48,7 +48,7 @@ pub(crate) async fn routes(context: Arc<Context>, health: HealthReporter) -> any
         .add_service(ExecutionServer::new(execution).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(ContentAddressableStorageServer::new(cas).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(ActionCacheServer::new(action_cache).max_decoding_message_size(MESSAGE_BYTES_MAX))
-        .add_service(ByteStreamServer::new(byte_stream).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(ByteStreamServer::new(byte_stream).max_decoding_message_size(PIECE_MESSAGE_BYTES_MAX))
         .add_service(FetchServer::new(fetch))
         .add_service(PushServer::new(push))
         .add_service(CapabilitiesServer::new(capabilities))

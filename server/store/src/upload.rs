@@ -90,14 +90,18 @@ impl Upload {
 
     /// Reads the whole upload into memory. For blobs known to be small.
     pub async fn into_bytes(mut self) -> Result<(Verified, Bytes), StoreError> {
-        let mut pieces: Vec<Bytes> = Vec::new();
+        // The one piece that there mostly is, or all of several: many small ones take far more than their bytes.
+        let mut only = Bytes::new();
+        let mut whole: Vec<u8> = Vec::new();
         loop {
             match self.next().await? {
-                Step::Data(piece) => pieces.push(piece),
-                Step::Done(verified) => {
-                    let whole = if pieces.len() == 1 { pieces.remove(0) } else { pieces.concat().into() };
-                    return Ok((verified, whole));
+                Step::Data(piece) if only.is_empty() && whole.is_empty() => only = piece,
+                Step::Data(piece) => {
+                    whole.extend_from_slice(&std::mem::take(&mut only));
+                    whole.extend_from_slice(&piece);
                 }
+                Step::Done(verified) if whole.is_empty() => return Ok((verified, only)),
+                Step::Done(verified) => return Ok((verified, whole.into())),
             }
         }
     }

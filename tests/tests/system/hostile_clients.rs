@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Channel;
 use wardian_proto::bytestream::byte_stream_client::ByteStreamClient;
-use wardian_proto::bytestream::{ReadRequest, WriteRequest};
+use wardian_proto::bytestream::{ReadRequest, WriteRequest, WriteResponse};
 use wardian_proto::reapi;
 use wardian_proto::reapi::content_addressable_storage_client::ContentAddressableStorageClient;
 use wardian_store::{BlobStore as _, Upload};
@@ -171,6 +171,66 @@ async fn half_open_uploads_of_large_blobs_hold_disk_and_little_memory() {
     drop(uploads);
     drop(channels);
     victim.is_clean(files).await;
+}
+
+/// A WriteRequest with a field that servers do not know, and skip.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Padded {
+    #[prost(string, tag = "1")]
+    resource_name: String,
+    #[prost(int64, tag = "2")]
+    write_offset: i64,
+    #[prost(bytes = "bytes", tag = "10")]
+    data: Bytes,
+    #[prost(bytes = "bytes", tag = "100")]
+    padding: Bytes,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_pieces_in_large_messages_hold_little_memory() {
+    const UPLOADS: usize = 50;
+    const MESSAGES: usize = 20;
+    const PADDING_BYTES: usize = 512 << 10;
+    let victim = Victim::start();
+    victim.serves_others().await;
+    let memory = victim.memory();
+    let padding = bytes_of(PADDING_BYTES, 1);
+    let sent = Arc::new(AtomicUsize::new(0));
+    let mut uploads = JoinSet::new();
+    for (i, channel) in victim.channels(UPLOADS).await.into_iter().enumerate() {
+        // Half of them are small enough to be gathered whole, the others are written to a file.
+        let size = if i % 2 == 0 { 1000 } else { 1 << 30 };
+        let name = format!("uploads/u/blobs/{}/{size}", digest(format!("{i}").as_bytes()).hash_hex());
+        let (padding, counted) = (padding.clone(), Arc::clone(&sent));
+        let begin = stream::iter(0..MESSAGES).map(move |at| Padded {
+            resource_name: name.clone(),
+            write_offset: i64::try_from(at).expect("a small number"),
+            data: Bytes::from_static(b"x"),
+            padding: padding.clone(),
+        });
+        let rest = stream::poll_fn(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            std::task::Poll::Pending
+        });
+        uploads.spawn(async move {
+            let mut client = tonic::client::Grpc::new(channel);
+            client.ready().await.expect("the server is there");
+            let path =
+                tonic::codegen::http::uri::PathAndQuery::from_static("/google.bytestream.ByteStream/Write");
+            let codec = tonic_prost::ProstCodec::<Padded, WriteResponse>::default();
+            let request = tonic::Request::new(begin.chain(rest));
+            let _ = client.client_streaming(request, path, codec).await;
+        });
+    }
+    until("all messages are on their way", || sent.load(Ordering::Relaxed) >= UPLOADS).await;
+    soon("service for others", victim.serves_others()).await;
+    // A message on its way in and the buffer that it comes in, for each; not what was sent.
+    let bound = (UPLOADS * 4 * PADDING_BYTES) as u64;
+    let held = || victim.memory().saturating_sub(memory);
+    until("it holds little", || held() <= bound).await;
+    eprintln!("{} MiB sent, {} MiB held", (UPLOADS * MESSAGES * PADDING_BYTES) as u64 / MIB, held() / MIB);
+    drop(uploads);
+    soon("service for others", victim.serves_others()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

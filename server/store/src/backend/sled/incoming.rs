@@ -19,8 +19,12 @@ use crate::StoreError;
 const WRITE_BYTES: u64 = 1 << 20;
 
 /// Bytes that all uploads together gather before they are written; beyond, each piece is written as it comes. So
-/// uploads that stop in the middle hold disk, and no more memory than this.
+/// uploads that stop in the middle hold disk, and no more memory than this, as long as no piece is a part of a larger
+/// buffer: whoever hands pieces in sees to that.
 const GATHERED_BYTES_MAX: u64 = 64 << 20;
+
+/// What a piece takes in memory beside its bytes.
+const PIECE_OVERHEAD_BYTES: u64 = 64;
 
 /// Bytes that are charged ahead of what has come: as many as have, between these. So an announced size alone evicts
 /// next to nothing, however many announce one.
@@ -104,7 +108,7 @@ impl Drop for Incoming {
     }
 }
 
-/// Bytes of uploads that are in memory, here and in all uploads.
+/// Pieces of uploads that are in memory, and the bytes that they take, here and in all uploads.
 #[derive(Debug)]
 struct Gathered {
     pieces: Vec<Bytes>,
@@ -118,8 +122,9 @@ impl Gathered {
     }
 
     fn push(&mut self, piece: Bytes) {
-        self.bytes += piece.len() as u64;
-        self.of_all.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        let bytes = piece.len() as u64 + PIECE_OVERHEAD_BYTES;
+        self.bytes += bytes;
+        self.of_all.fetch_add(bytes, Ordering::Relaxed);
         self.pieces.push(piece);
     }
 
@@ -141,7 +146,7 @@ impl Drop for Gathered {
 }
 
 /// Writes an upload's file on the pool for blocking work, one write at a time, while the caller receives and
-/// hashes what comes next. Holds at most twice [`WRITE_BYTES`], and one piece.
+/// hashes what comes next. Holds at most twice [`WRITE_BYTES`], and two pieces.
 pub(super) struct Writer {
     writing: JoinHandle<Result<Incoming, StoreError>>,
     gathered: Gathered,
@@ -204,7 +209,7 @@ mod tests {
         let of_all = Arc::new(AtomicU64::new(0));
         let piece = Bytes::from(vec![0; PIECE_BYTES as usize]);
         let mut uploads = Vec::new();
-        while of_all.load(Ordering::Relaxed) < GATHERED_BYTES_MAX {
+        while of_all.load(Ordering::Relaxed) + PIECE_BYTES + PIECE_OVERHEAD_BYTES <= GATHERED_BYTES_MAX {
             let mut upload = Gathered::new(Arc::clone(&of_all));
             upload.push(piece.clone());
             assert!(!upload.is_enough());
@@ -214,13 +219,17 @@ mod tests {
         last.push(piece.clone());
         assert!(last.is_enough());
         let writing = last.take();
-        assert_eq!((last.bytes, writing.bytes), (0, PIECE_BYTES));
+        assert_eq!((last.bytes, writing.bytes), (0, PIECE_BYTES + PIECE_OVERHEAD_BYTES));
         assert!(last.is_enough(), "what is being written is in memory as well");
         drop(writing);
         assert!(!last.is_enough());
         (0..WRITE_BYTES / PIECE_BYTES).for_each(|_| uploads[0].push(piece.clone()));
         assert!(uploads[0].is_enough());
-        drop(uploads);
+        // Pieces of next to nothing are in memory as well.
+        let mut crumbs = Gathered::new(Arc::clone(&of_all));
+        (0..WRITE_BYTES / PIECE_OVERHEAD_BYTES).for_each(|_| crumbs.push(piece.slice(..1)));
+        assert!(crumbs.is_enough());
+        drop((uploads, crumbs));
         assert_eq!(of_all.load(Ordering::Relaxed), 0);
     }
 }
