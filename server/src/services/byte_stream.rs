@@ -96,13 +96,15 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
         let caller = Caller::of(&request)?;
         let (metadata, _, mut messages) = request.into_parts();
         let idle = self.0.requests.upload_idle_max;
-        let slot = self.0.uploads.begin(Instant::now())?;
+        // Who may write nothing takes no place.
+        caller.check_any(&[Verb::Write])?;
+        let slot = self.0.uploads.begin(Instant::now(), caller.name())?;
         let first = next_piece(&mut messages, idle, &slot).await?;
         let first =
             first.ok_or_else(|| Status::invalid_argument("the stream ended before its first message"))?;
         check_header(&Request::from_parts(metadata, Default::default(), ()), &first.resource_name)?;
         if let Some(log) = self.0.log_name(&caller, Verb::Write, &first.resource_name)? {
-            // May take as long as a command runs; what there may be of those is bounded elsewhere.
+            // May take as long as a command runs, and is one for each stream at most, of which there are not too many.
             drop(slot);
             return self.0.write_log(&log, first, messages).await;
         }
@@ -162,13 +164,16 @@ async fn next_piece(
     idle_max: Duration,
     slot: &Slot,
 ) -> Result<Option<WriteRequest>, Status> {
+    slot.waits(Instant::now());
     let message = tokio::select! {
-        message = next_message(messages, idle_max, IDLE_LIMIT) => message?,
+        // First: the place is somebody else's already, whatever has come since.
+        biased;
         given_up = slot.given_up() => return Err(given_up),
+        message = next_message(messages, idle_max, IDLE_LIMIT) => message?,
     };
     // A message without bytes keeps the stream alive, and no place.
     if message.as_ref().is_some_and(|message| !message.data.is_empty()) {
-        slot.heard(Instant::now());
+        slot.heard();
     }
     Ok(message)
 }

@@ -1,10 +1,11 @@
 //! How many uploads there may be at once.
 //!
-//! An upload that has sent nothing for a while gives way when there is no room for another, so that clients that stop in
-//! the middle hold up nobody. It is not ended before somebody needs its place.
+//! Those that the server has waited for give way when there is no room for another, so that clients that stop in the
+//! middle hold up nobody; and a client that has more than others gives way to those. None is ended before somebody
+//! needs its place.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -12,7 +13,7 @@ use tonic::Status;
 
 use super::retry_later;
 
-/// How long an upload must have sent nothing before it gives way.
+/// How long the server must have waited for an upload before it gives way.
 const GIVES_WAY_AFTER: Duration = Duration::from_secs(10);
 
 /// When a client that found no room may try again.
@@ -30,18 +31,29 @@ struct Shared {
 #[derive(Default)]
 struct Open {
     next: u64,
-    uploads: HashMap<u64, Heard>,
+    uploads: HashMap<u64, Place>,
+    /// How many each client has.
+    clients: HashMap<Arc<str>, usize>,
 }
 
-struct Heard {
-    at: Instant,
-    gives_way: Arc<Notify>,
+struct Place {
+    client: Arc<str>,
+    /// Since when the server waits for the client; `None` while the client waits for the server.
+    waits_since: Option<Instant>,
+    notice: Arc<Notice>,
+}
+
+/// What an upload is told that has to give way.
+#[derive(Default)]
+struct Notice {
+    why: OnceLock<String>,
+    given: Notify,
 }
 
 /// One upload's place, for as long as it lasts.
 pub(super) struct Slot {
     id: u64,
-    gives_way: Arc<Notify>,
+    notice: Arc<Notice>,
     shared: Arc<Shared>,
 }
 
@@ -51,19 +63,20 @@ impl UploadSlots {
         Self(Arc::new(Shared { max, open: Mutex::default() }))
     }
 
-    /// Takes a place.
-    pub(super) fn begin(&self, now: Instant) -> Result<Slot, Status> {
+    /// Takes a place for a client, whose first message is waited for.
+    pub(super) fn begin(&self, now: Instant, client: Arc<str>) -> Result<Slot, Status> {
+        let max = self.0.max;
         let mut open = self.0.open();
-        if open.uploads.len() >= self.0.max && !open.end_one_that_says_nothing(now) {
-            let max = self.0.max;
+        if open.uploads.len() >= max && !open.end_one_that_waits(now) && !open.end_one_of_the_most(&client) {
             let text = format!("{max} uploads are under way (limit requests.uploads_max)");
             return Err(retry_later(text, RETRY_SECONDS));
         }
         let id = open.next;
         open.next += 1;
-        let gives_way = Arc::new(Notify::new());
-        open.uploads.insert(id, Heard { at: now, gives_way: Arc::clone(&gives_way) });
-        Ok(Slot { id, gives_way, shared: Arc::clone(&self.0) })
+        let notice = Arc::<Notice>::default();
+        *open.clients.entry(Arc::clone(&client)).or_default() += 1;
+        open.uploads.insert(id, Place { client, waits_since: Some(now), notice: Arc::clone(&notice) });
+        Ok(Slot { id, notice, shared: Arc::clone(&self.0) })
     }
 }
 
@@ -74,41 +87,82 @@ impl Shared {
 }
 
 impl Open {
-    /// Ends the upload that has said nothing for the longest time, if that is long enough.
-    fn end_one_that_says_nothing(&mut self, now: Instant) -> bool {
-        let Some((id, heard)) = self.uploads.iter().min_by_key(|(_, heard)| heard.at) else { return false };
-        if now.saturating_duration_since(heard.at) < GIVES_WAY_AFTER {
+    /// Ends the upload that was waited for longest, if that is long enough.
+    fn end_one_that_waits(&mut self, now: Instant) -> bool {
+        let waiting = self.uploads.iter().filter_map(|(id, place)| Some((place.waits_since?, *id)));
+        let Some((since, id)) = waiting.min() else { return false };
+        if now.saturating_duration_since(since) < GIVES_WAY_AFTER {
             return false;
         }
-        let id = *id;
-        heard.gives_way.notify_one();
-        self.uploads.remove(&id);
+        let seconds = GIVES_WAY_AFTER.as_secs();
+        self.end(id, format!("the upload sent nothing for {seconds} s while others waited for its place"));
         true
+    }
+
+    /// Ends an upload of the client that has most, if it will still have no fewer than the one that asks.
+    fn end_one_of_the_most(&mut self, asks: &Arc<str>) -> bool {
+        let own = self.clients.get(asks).copied().unwrap_or_default();
+        let Some((most, count)) = self.clients.iter().max_by_key(|(_, count)| **count) else { return false };
+        if *count <= own + 1 {
+            return false;
+        }
+        let (most, count) = (Arc::clone(most), *count);
+        let of_most = self.uploads.iter().filter(|(_, place)| place.client == most);
+        // One that waits before those that are at work, and of those the oldest.
+        let first = of_most.min_by_key(|(id, place)| (place.waits_since.is_none(), place.waits_since, **id));
+        let Some(id) = first.map(|(id, _)| *id) else { return false };
+        self.end(id, format!("{most} has {count} uploads under way, and others have fewer"));
+        true
+    }
+
+    fn end(&mut self, id: u64, why: String) {
+        if let Some(place) = self.remove(id) {
+            let _ = place.notice.why.set(why);
+            place.notice.given.notify_one();
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Place> {
+        let place = self.uploads.remove(&id)?;
+        if let Some(count) = self.clients.get_mut(&place.client) {
+            *count -= 1;
+            if *count == 0 {
+                self.clients.remove(&place.client);
+            }
+        }
+        Some(place)
     }
 }
 
 impl Slot {
-    /// Notes that the client sent something.
-    pub(super) fn heard(&self, now: Instant) {
-        if let Some(heard) = self.shared.open().uploads.get_mut(&self.id) {
-            heard.at = now;
+    /// Notes that the server waits for the client from now on, unless it does already.
+    pub(super) fn waits(&self, now: Instant) {
+        if let Some(place) = self.shared.open().uploads.get_mut(&self.id) {
+            place.waits_since.get_or_insert(now);
+        }
+    }
+
+    /// Notes that the client sent something, which the server is at work on now.
+    pub(super) fn heard(&self) {
+        if let Some(place) = self.shared.open().uploads.get_mut(&self.id) {
+            place.waits_since = None;
         }
     }
 
     /// Comes when the upload has to give way.
     pub(super) async fn given_up(&self) -> Status {
-        self.gives_way.notified().await;
-        let seconds = GIVES_WAY_AFTER.as_secs();
-        let text = format!(
-            "the upload sent nothing for {seconds} s while others waited for its place (limit requests.uploads_max)"
-        );
-        retry_later(text, RETRY_SECONDS)
+        loop {
+            if let Some(why) = self.notice.why.get() {
+                return retry_later(format!("{why} (limit requests.uploads_max)"), RETRY_SECONDS);
+            }
+            self.notice.given.notified().await;
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.shared.open().uploads.remove(&self.id);
+        self.shared.open().remove(self.id);
     }
 }
 
@@ -121,35 +175,77 @@ mod tests {
 
     const MOMENT: Duration = Duration::from_secs(1);
 
-    #[test]
-    fn a_place_is_free_again_when_its_upload_ends() {
-        let (slots, now) = (UploadSlots::new(2), Instant::now());
-        let first = slots.begin(now).unwrap();
-        let second = slots.begin(now).unwrap();
-        let refused = slots.begin(now + MOMENT).err().unwrap();
-        assert_eq!(refused.code(), Code::ResourceExhausted);
-        assert!(refused.message().contains("2 uploads") && !refused.details().is_empty(), "{refused:?}");
-        drop(second);
-        let third = slots.begin(now + MOMENT).unwrap();
-        assert!(first.given_up().now_or_never().is_none() && third.given_up().now_or_never().is_none());
+    fn begin(slots: &UploadSlots, now: Instant, client: &str) -> Result<Slot, Status> {
+        slots.begin(now, client.into())
+    }
+
+    fn why(slot: &Slot) -> Option<Status> {
+        slot.given_up().now_or_never()
     }
 
     #[test]
-    fn the_one_that_was_silent_longest_gives_way_and_only_for_another() {
+    fn a_place_is_free_again_when_its_upload_ends() {
         let (slots, now) = (UploadSlots::new(2), Instant::now());
-        let silent = slots.begin(now).unwrap();
-        let busy = slots.begin(now).unwrap();
-        busy.heard(now + GIVES_WAY_AFTER - MOMENT);
-        assert!(slots.begin(now + GIVES_WAY_AFTER - MOMENT).is_err());
-        assert!(silent.given_up().now_or_never().is_none());
-        let next = slots.begin(now + GIVES_WAY_AFTER).unwrap();
-        assert_eq!(silent.given_up().now_or_never().unwrap().code(), Code::ResourceExhausted);
-        assert!(busy.given_up().now_or_never().is_none());
+        let first = begin(&slots, now, "a").unwrap();
+        let second = begin(&slots, now, "a").unwrap();
+        let refused = begin(&slots, now + MOMENT, "a").err().unwrap();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert!(refused.message().contains("2 uploads") && !refused.details().is_empty(), "{refused:?}");
+        drop(second);
+        let third = begin(&slots, now + MOMENT, "a").unwrap();
+        assert!(why(&first).is_none() && why(&third).is_none());
+    }
+
+    #[test]
+    fn the_one_that_was_waited_for_longest_gives_way_and_only_for_another() {
+        let (slots, now) = (UploadSlots::new(2), Instant::now());
+        let silent = begin(&slots, now, "a").unwrap();
+        let busy = begin(&slots, now, "a").unwrap();
+        busy.heard();
+        busy.waits(now + GIVES_WAY_AFTER - MOMENT);
+        assert!(begin(&slots, now + GIVES_WAY_AFTER - MOMENT, "a").is_err());
+        assert!(why(&silent).is_none());
+        let next = begin(&slots, now + GIVES_WAY_AFTER, "a").unwrap();
+        assert_eq!(why(&silent).unwrap().code(), Code::ResourceExhausted);
+        assert!(why(&busy).is_none());
         // What it does after that takes nobody's place and frees none.
-        silent.heard(now + GIVES_WAY_AFTER);
+        silent.heard();
+        silent.waits(now);
         drop(silent);
-        assert!(slots.begin(now + GIVES_WAY_AFTER).is_err());
+        assert!(begin(&slots, now + GIVES_WAY_AFTER, "a").is_err());
         drop((busy, next));
-        assert_eq!(slots.0.open().uploads.len(), 0);
+        let open = slots.0.open();
+        assert_eq!((open.uploads.len(), open.clients.len()), (0, 0));
+    }
+
+    #[test]
+    fn who_waits_for_the_server_is_not_silent() {
+        let (slots, now) = (UploadSlots::new(1), Instant::now());
+        let upload = begin(&slots, now, "a").unwrap();
+        upload.heard();
+        assert!(begin(&slots, now + 10 * GIVES_WAY_AFTER, "a").is_err(), "it waits for a slow store");
+        // A message without bytes is no word: the server waits on.
+        upload.waits(now + 10 * GIVES_WAY_AFTER);
+        upload.waits(now + 11 * GIVES_WAY_AFTER - MOMENT);
+        assert!(begin(&slots, now + 11 * GIVES_WAY_AFTER, "a").is_ok());
+        assert!(why(&upload).unwrap().message().contains("sent nothing"));
+    }
+
+    #[test]
+    fn who_has_most_gives_way_to_who_has_fewer() {
+        let (slots, now) = (UploadSlots::new(4), Instant::now());
+        let greedy: Vec<_> = (0..4).map(|_| begin(&slots, now, "greedy").unwrap()).collect();
+        greedy.iter().for_each(Slot::heard);
+        greedy[2].waits(now);
+        assert!(begin(&slots, now, "greedy").is_err(), "it has nobody to take a place from");
+        let first = begin(&slots, now, "another").unwrap();
+        assert!(why(&greedy[2]).unwrap().message().contains("greedy has 4 uploads"));
+        let second = begin(&slots, now, "another").unwrap();
+        assert!(why(&greedy[0]).is_some(), "none waits any more: the oldest");
+        assert!(begin(&slots, now, "another").is_err(), "both have as many");
+        let third = begin(&slots, now, "a third");
+        assert!(
+            third.is_ok() && [&first, &second, &greedy[1], &greedy[3]].iter().any(|slot| why(slot).is_some())
+        );
     }
 }
