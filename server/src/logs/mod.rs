@@ -1,7 +1,7 @@
 //! Log streams: what one party writes and others read while it grows.
 //!
-//! They are held in memory, each up to a limit, those of one client up to a second and all together up to a third; those
-//! that ended stay for a while and go first when there is no room, whoever reads them. Nothing of them survives the server.
+//! They are held in memory, each up to a limit, those of one client up to a second, those of all clients up to a third
+//! and all together up to a fourth; those that ended stay for a while and go first when there is no room, whoever reads them. Nothing of them survives the server.
 
 mod stream;
 
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use wardian_proto::{InstanceName, LogName};
 use wardian_runtime::logs::{LogSink, Logs, NamedSink};
 
-use stream::Stream;
+use stream::{Stream, Writer};
 
 /// How often streams that ended or idle too long are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -32,12 +32,22 @@ pub struct LogLimits {
     pub streams_max: usize,
     /// Bytes of the streams that one client made.
     pub client_bytes_max: u64,
-    /// Streams that one client made, those that ended included. The rest is for what actions write.
+    /// Streams that one client made, those that ended included.
     pub client_streams_max: usize,
     /// How long a stream that ended can still be read.
     pub kept_for: Duration,
     /// How long a client that made a stream may write nothing before the stream is ended.
     pub idle_max: Duration,
+}
+
+impl LogLimits {
+    /// What all clients together may take of the streams and of the bytes. The last quarter is for what actions write.
+    fn of_clients(&self) -> Share {
+        Share {
+            streams: self.streams_max - self.streams_max / 4,
+            bytes: self.total_bytes_max - self.total_bytes_max / 4,
+        }
+    }
 }
 
 impl Default for LogLimits {
@@ -74,9 +84,29 @@ struct Inner {
     bytes: u64,
     /// What those hold that clients made.
     clients: HashMap<Arc<str>, Share>,
+    /// The sum of those.
+    of_clients: Share,
 }
 
-/// What the streams of one client take.
+/// Whose streams are meant.
+#[derive(Clone, Copy)]
+enum Whose<'a> {
+    Anybodys,
+    Clients,
+    Of(&'a Arc<str>),
+}
+
+impl Whose<'_> {
+    fn is(self, stream: &Stream) -> bool {
+        match self {
+            Self::Anybodys => true,
+            Self::Clients => stream.client().is_some(),
+            Self::Of(client) => stream.client() == Some(client),
+        }
+    }
+}
+
+/// What the streams of one client take, or those of all.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Share {
     streams: usize,
@@ -144,6 +174,11 @@ impl LogStreams {
         Ok(Committed { is_complete: committed.is_complete || finish, ..committed })
     }
 
+    /// Begins to write a stream for a client, in the place of whoever has written it.
+    pub(crate) fn begin_write(&self, name: &LogName) -> Result<Writer, Status> {
+        Ok(self.shared.find_to_write(name)?.begin_write())
+    }
+
     /// How far a writer has come.
     pub(crate) fn committed(&self, name: &LogName) -> Result<Committed, Status> {
         Ok(self.shared.find_to_write(name)?.committed())
@@ -168,25 +203,32 @@ impl Shared {
         if let Some(client) = &client {
             let max = self.limits.client_streams_max;
             while inner.share(client).streams >= max {
-                if !inner.drop_oldest(Some(client)) {
-                    return Err(Status::resource_exhausted(format!(
+                if !inner.drop_oldest(Whose::Of(client)) {
+                    return Err(full(format!(
                         "{client} has {max} log streams open (limit client_streams_max)"
+                    )));
+                }
+            }
+            let max = self.limits.of_clients().streams;
+            while inner.of_clients.streams >= max {
+                if !inner.drop_oldest(Whose::Clients) {
+                    return Err(full(format!(
+                        "clients have {max} log streams open (three quarters of limit streams_max)"
                     )));
                 }
             }
         }
         let max = self.limits.streams_max;
         while inner.streams.len() >= max {
-            if !inner.drop_oldest(None) {
-                return Err(Status::resource_exhausted(format!(
-                    "{max} log streams are open (limit streams_max)"
-                )));
+            if !inner.drop_oldest(Whose::Anybodys) {
+                return Err(full(format!("{max} log streams are open (limit streams_max)")));
             }
         }
         let stream = Arc::new(Stream::new(name.for_readers(), name.token.clone(), client));
         inner.streams.insert(name.for_readers(), Arc::clone(&stream));
         if let Some(client) = stream.client() {
             inner.share(client).streams += 1;
+            inner.of_clients.streams += 1;
         }
         Ok(stream)
     }
@@ -226,15 +268,23 @@ impl Shared {
         let mut inner = self.lock();
         if let Some(client) = client {
             while bytes > client_bytes_max - inner.share(client).bytes {
-                if bytes > client_bytes_max || !inner.drop_oldest(Some(client)) {
+                if bytes > client_bytes_max || !inner.drop_oldest(Whose::Of(client)) {
                     return Err(full(format!(
                         "the log streams of {client} hold {client_bytes_max} bytes (limit client_bytes_max)"
                     )));
                 }
             }
+            let max = self.limits.of_clients().bytes;
+            while bytes > max - inner.of_clients.bytes {
+                if bytes > max || !inner.drop_oldest(Whose::Clients) {
+                    return Err(full(format!(
+                        "the log streams of clients hold {max} bytes (three quarters of limit total_bytes_max)"
+                    )));
+                }
+            }
         }
         while bytes > total_bytes_max - inner.bytes {
-            if bytes > total_bytes_max || !inner.drop_oldest(None) {
+            if bytes > total_bytes_max || !inner.drop_oldest(Whose::Anybodys) {
                 return Err(full(format!(
                     "all log streams together hold {total_bytes_max} bytes (limit total_bytes_max)"
                 )));
@@ -243,6 +293,7 @@ impl Shared {
         inner.bytes += bytes;
         if let Some(client) = client {
             inner.share(client).bytes += bytes;
+            inner.of_clients.bytes += bytes;
         }
         Ok(())
     }
@@ -293,12 +344,13 @@ impl Inner {
         self.bytes -= bytes;
         if let Some(client) = client {
             self.share(client).bytes -= bytes;
+            self.of_clients.bytes -= bytes;
         }
     }
 
-    /// Forgets the stream that ended first, of a client's if one is named: one that nobody reads, if there is one.
-    fn drop_oldest(&mut self, client: Option<&Arc<str>>) -> bool {
-        let is_meant = |stream: &Stream| client.is_none() || stream.client() == client;
+    /// Forgets the stream that ended first: one that nobody reads, if there is one.
+    fn drop_oldest(&mut self, whose: Whose<'_>) -> bool {
+        let is_meant = |stream: &Stream| whose.is(stream);
         let find = |fits: &dyn Fn(&Stream) -> bool| self.ended.iter().position(|(_, stream)| fits(stream));
         let at = find(&|stream| is_meant(stream) && !stream.has_readers()).or_else(|| find(&is_meant));
         let Some(at) = at else { return false };
@@ -312,6 +364,7 @@ impl Inner {
         self.streams.remove(stream.name());
         self.release(stream.client(), stream.give_up());
         if let Some(client) = stream.client() {
+            self.of_clients.streams -= 1;
             let share = self.share(client);
             share.streams -= 1;
             if *share == Share::default() {

@@ -23,6 +23,8 @@ pub(super) struct Stream {
     state: Mutex<State>,
     /// Changes with every byte and at the end.
     progress: watch::Sender<u64>,
+    /// How many writers there have been, of whom only the last counts. Changes also at the end.
+    writers: watch::Sender<u64>,
 }
 
 struct State {
@@ -48,7 +50,8 @@ impl Stream {
             is_given_up: false,
             written_at: Instant::now(),
         };
-        Self { name, token, client, state: Mutex::new(state), progress: watch::Sender::new(0) }
+        let (progress, writers) = (watch::Sender::new(0), watch::Sender::new(0));
+        Self { name, token, client, state: Mutex::new(state), progress, writers }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -138,7 +141,26 @@ impl Stream {
         let length = state.length;
         drop(state);
         self.progress.send_replace(length);
+        self.writers.send_modify(|_| ());
         true
+    }
+
+    /// Begins to write in the place of whoever has done so: a client whose connection broke comes again before the
+    /// server knows.
+    pub(super) fn begin_write(self: Arc<Self>) -> Writer {
+        let mut turn = 0;
+        self.writers.send_modify(|writers| {
+            *writers += 1;
+            turn = *writers;
+        });
+        Writer { turn, writers: self.writers.subscribe(), stream: self }
+    }
+
+    /// What a writer is told once nothing can be added.
+    fn ended(&self) -> Option<Result<Committed, Status>> {
+        let state = self.lock();
+        let committed = Committed { bytes: state.length, is_complete: true };
+        state.ended.then(|| state.why.clone().map_or(Ok(committed), Err))
     }
 
     /// Gives up the bytes, and says how many. Readers that are not at the end are told so.
@@ -226,6 +248,42 @@ enum Look {
     Bytes(Bytes),
     End,
     Nothing,
+}
+
+/// Who writes a stream on behalf of a client, until another does.
+pub(crate) struct Writer {
+    stream: Arc<Stream>,
+    turn: u64,
+    writers: watch::Receiver<u64>,
+}
+
+impl Writer {
+    /// How far the stream has come.
+    pub(crate) fn committed(&self) -> Committed {
+        self.stream.committed()
+    }
+
+    /// Refuses who writes no more.
+    pub(crate) fn check(&self) -> Result<(), Status> {
+        if *self.writers.borrow() == self.turn {
+            return Ok(());
+        }
+        Err(Status::aborted("another write to this log stream took the place of this one"))
+    }
+
+    /// Comes when there is nothing more to write: the stream has ended, or somebody else writes it.
+    pub(crate) async fn over(&mut self) -> Result<Committed, Status> {
+        loop {
+            // Listen before looking, so that what comes in between is not slept through.
+            self.writers.borrow_and_update();
+            self.check()?;
+            if let Some(ended) = self.stream.ended() {
+                return ended;
+            }
+            // The sender is part of the stream that this writer holds: it is never gone.
+            let _ = self.writers.changed().await;
+        }
+    }
 }
 
 struct Reader {

@@ -5,8 +5,9 @@ use tonic::Code;
 
 use super::*;
 
+/// Of which three streams and 150 bytes are for clients.
 fn limits() -> LogLimits {
-    LogLimits { stream_bytes_max: 100, total_bytes_max: 150, streams_max: 3, ..LogLimits::default() }
+    LogLimits { stream_bytes_max: 100, total_bytes_max: 200, streams_max: 4, ..LogLimits::default() }
 }
 
 fn create(logs: &LogStreams) -> Result<LogName, Status> {
@@ -135,6 +136,48 @@ async fn a_client_has_its_share_and_gives_up_its_own_first() {
     logs.shared.expire(Instant::now() + limits().kept_for);
     let inner = logs.shared.lock();
     assert_eq!((inner.bytes, inner.clients.len(), inner.streams.len()), (0, 0, 0));
+    assert_eq!(inner.of_clients, Share::default());
+}
+
+#[tokio::test]
+async fn all_clients_together_leave_room_for_actions() {
+    let logs = LogStreams::new(limits());
+    let by = |client: &str| logs.create(&instance(), client.into());
+    let names = [by("a").unwrap(), by("b").unwrap(), by("c").unwrap()];
+    assert!(by("d").unwrap_err().message().contains("three quarters"));
+    logs.write(&names[0], 0, &[1; 100], false).unwrap();
+    let refused = logs.write(&names[1], 0, &[1; 51], false).unwrap_err();
+    assert!(refused.message().contains("three quarters"), "{refused:?}");
+    logs.write(&names[1], 0, &[1; 50], false).unwrap();
+    let action = logs.open(&instance()).unwrap();
+    action.sink.append(&[2; 50]);
+    action.sink.finish();
+    assert_eq!(whole(&logs, &LogName::parse(&action.name).unwrap(), 0).await.unwrap().len(), 50);
+    // A client's stream that ended makes room for clients; an action's does not.
+    logs.write(&names[0], 100, b"", true).unwrap();
+    logs.write(&names[1], 50, &[1; 50], false).unwrap();
+    assert_eq!(whole(&logs, &LogName::parse(&action.name).unwrap(), 0).await.unwrap().len(), 50);
+}
+
+#[tokio::test]
+async fn a_stream_has_one_writer_who_learns_when_it_is_over() {
+    let logs = LogStreams::new(limits());
+    let name = create(&logs).unwrap();
+    let mut first = logs.begin_write(&name).unwrap();
+    first.check().unwrap();
+    assert!(futures::poll!(std::pin::pin!(first.over())).is_pending());
+    let (over, second) = tokio::join!(first.over(), async { logs.begin_write(&name) });
+    assert_eq!((over.unwrap_err().code(), first.check().unwrap_err().code()), (Code::Aborted, Code::Aborted));
+    let mut second = second.unwrap();
+    second.check().unwrap();
+    let ending = async { logs.write(&name, 0, b"end", true) };
+    let (over, _) = tokio::join!(second.over(), ending);
+    assert_eq!(over.unwrap(), Committed { bytes: 3, is_complete: true });
+    // One that is ended for him says why.
+    let name = create(&logs).unwrap();
+    let mut writer = logs.begin_write(&name).unwrap();
+    let (over, ()) = tokio::join!(writer.over(), async { logs.shut_down() });
+    assert_eq!(over.unwrap_err().code(), Code::Unavailable);
 }
 
 #[tokio::test]

@@ -73,8 +73,10 @@ impl Context {
     ) -> Result<Response<WriteResponse>, Status> {
         let resource_name = first.resource_name.clone();
         let mut next = Some(first);
-        let mut committed = self.logs.committed(name)?;
+        let mut writer = self.logs.begin_write(name)?;
+        let mut committed = writer.committed();
         while let Some(message) = next {
+            writer.check()?;
             if !message.resource_name.is_empty() && message.resource_name != resource_name {
                 return Err(Status::invalid_argument("resource_name changed within one write"));
             }
@@ -85,7 +87,14 @@ impl Context {
             if committed.is_complete {
                 break;
             }
-            next = next_message(&mut messages, self.logs.idle_max(), "logs.idle_seconds_max").await?;
+            next = tokio::select! {
+                biased;
+                message = next_message(&mut messages, self.logs.idle_max(), "logs.idle_seconds_max") => message?,
+                over = writer.over() => {
+                    committed = over?;
+                    break;
+                }
+            };
         }
         Ok(Response::new(WriteResponse { committed_size: size_on_the_wire(committed.bytes) }))
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use tonic::{Code, Status, Streaming};
 use wardian_proto::bytestream::{ReadRequest, ReadResponse, WriteRequest};
 use wardian_proto::logstream::log_stream_service_client::LogStreamServiceClient;
@@ -67,6 +68,23 @@ async fn log_01_to_08_one_writes_in_two_calls_and_several_read() {
     assert_eq!(read(&server, reading(&stream.name, 8)).await.unwrap(), "");
     let part = ReadRequest { read_limit: 2, ..reading(&stream.name, 1) };
     assert_eq!(read(&server, part).await.unwrap(), "ne");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_07_a_writer_who_comes_again_takes_the_place_of_his_former_self() {
+    let server = TestServer::start().await;
+    let stream = create(&server, "").await.unwrap();
+    let name = stream.write_resource_name.clone();
+    let mut reader = follow(&server, &stream.name).await;
+    let begin = futures::stream::iter([message(&name, 0, b"one\n", false)]).chain(futures::stream::pending());
+    let mut client = server.byte_stream();
+    let former = tokio::spawn(async move { client.write(begin).await });
+    assert_eq!(until_text(&mut reader, "\n").await, "one\n");
+    assert_eq!(write(&server, vec![message(&name, 4, b"two\n", true)]).await.unwrap(), 8);
+    let former = soon("word to the former", former).await.unwrap();
+    assert_eq!(code(&former), Code::Aborted);
+    assert_eq!(until_text(&mut reader, "\n").await, "two\n");
+    assert!(soon("the end", reader.message()).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
