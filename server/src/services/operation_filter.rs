@@ -5,12 +5,15 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-use wardian_scheduler::Stage;
 use wardian_scheduler::state::View;
+use wardian_scheduler::{Invocation, Stage};
 
 /// Longest filter that is read, and most terms in one.
 const FILTER_BYTES_MAX: usize = 4096;
 const TERMS_MAX: usize = 16;
+
+/// Characters of a filter that messages repeat: they travel in headers.
+const SHOWN_CHARS_MAX: usize = 40;
 
 /// What can be asked for, for messages.
 const KNOWN: &str = "known are done=true|false, stage=QUEUED|EXECUTING|COMPLETED, invocation=ID, action=HASH[/SIZE] and \
@@ -24,7 +27,7 @@ pub(super) struct Filter(Vec<Term>);
 enum Term {
     Done(bool),
     Stage(StageName),
-    Invocation(String),
+    Invocation(Invocation),
     /// A hash, or a digest as resource names have it.
     Action(String),
     Worker(String),
@@ -101,7 +104,7 @@ impl Filter {
 
 impl Term {
     fn parse(name: &str, value: String) -> Result<Self, FilterError> {
-        let refused = |name, value| Err(FilterError::Value { name, value });
+        let refused = |name, value: String| Err(FilterError::Value { name, value: shown(value.chars()) });
         match name {
             "done" => match &*value {
                 "true" => Ok(Self::Done(true)),
@@ -114,10 +117,11 @@ impl Term {
                 "COMPLETED" => Ok(Self::Stage(StageName::Completed)),
                 _ => refused("stage", value),
             },
-            "invocation" => Ok(Self::Invocation(value)),
+            // Read as the client's was, whose text may have been cut.
+            "invocation" => Ok(Self::Invocation(Invocation::from_client(&value, ""))),
             "action" => Ok(Self::Action(value)),
             "worker" => Ok(Self::Worker(value)),
-            _ => Err(FilterError::Unknown(name.to_owned())),
+            _ => Err(FilterError::Unknown(shown(name.chars()))),
         }
     }
 
@@ -125,7 +129,7 @@ impl Term {
         match self {
             Self::Done(done) => *done == matches!(view.stage, Stage::Completed(_)),
             Self::Stage(name) => *name == StageName::of(&view.stage),
-            Self::Invocation(id) => view.job.invocation.to_string() == *id,
+            Self::Invocation(id) => view.job.invocation == *id,
             Self::Action(digest) => {
                 let action = view.job.requested;
                 action.to_string() == *digest || action.hash_hex() == *digest
@@ -140,6 +144,10 @@ impl Term {
             },
         }
     }
+}
+
+fn shown(text: impl Iterator<Item = char>) -> String {
+    text.take(SHOWN_CHARS_MAX).collect()
 }
 
 /// Whether a worker is meant, as metadata have it: `NAME` or `NAME/EXECUTOR`.
@@ -160,8 +168,7 @@ impl Reader<'_> {
     }
 
     fn fail<T>(&self, expected: &'static str) -> Result<T, FilterError> {
-        const SHOWN_CHARS_MAX: usize = 40;
-        Err(FilterError::Syntax { expected, at: self.0.clone().take(SHOWN_CHARS_MAX).collect() })
+        Err(FilterError::Syntax { expected, at: shown(self.0.clone()) })
     }
 
     /// Characters up to a space, a quote or a sign of the grammar.
@@ -212,7 +219,7 @@ mod tests {
     use std::sync::Arc;
 
     use wardian_proto::{DigestFunction, InstanceName, reapi};
-    use wardian_scheduler::{Invocation, Job, Platform};
+    use wardian_scheduler::{Job, Platform};
 
     use super::*;
 
@@ -267,6 +274,27 @@ mod tests {
         assert!(passes(&format!("action={asked}"), &queued));
         assert!(passes(&format!("action={}", asked.hash_hex()), &queued));
         assert!(!passes(&format!("action={}", queued.job.action), &queued), "clients know what they sent");
+    }
+
+    #[test]
+    fn an_invocation_is_found_by_the_id_that_was_sent() {
+        let id = "é".repeat(100);
+        let mut view = view(Stage::Queued);
+        let job = Job { invocation: Invocation::from_client(&id, ""), ..Job::clone(&view.job) };
+        view.job = Arc::new(job);
+        assert!(passes(&format!("invocation={id}"), &view));
+        assert!(!passes(&format!("invocation={}", "é".repeat(10)), &view));
+    }
+
+    #[test]
+    fn messages_fit_into_headers() {
+        let long = "\u{7f}".repeat(4000);
+        for filter in
+            [format!("{long}=x"), format!("done={long}"), format!("stage=\"{long}\""), format!("done {long}")]
+        {
+            let error = Filter::parse(&filter).unwrap_err().to_string();
+            assert!(error.len() < 1000, "{} bytes", error.len());
+        }
     }
 
     #[test]
