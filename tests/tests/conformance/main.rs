@@ -44,7 +44,8 @@ fn narrow(config: &mut Config) {
     config.requests.blob_bytes_max = 100_000;
     config.action_cache_update = false;
     config.assets.push = false;
-    config.logs.idle_max = Duration::from_secs(1);
+    // Longer than any check pauses between two writes, and short enough to be waited for.
+    config.logs.idle_max = Duration::from_secs(6);
 }
 
 impl SetUp {

@@ -23,6 +23,7 @@ pub(super) const CHECKS: &[Check] = &[
     check!(ast_13_what_is_not_stored_is_not_pushed: "AST-13", "AST-05"),
     check!(ast_14_what_is_pushed_is_found_under_each_uri: "AST-14", "AST-05"),
     check!(ast_14_other_qualifiers_are_something_else: "AST-14", "AST-03"),
+    check!(ast_14_qualifiers_are_the_very_same: "AST-14").own(),
     check!(ast_15_what_has_expired_is_not_returned: "AST-15"),
     check!(ast_16_the_function_of_a_push_is_told_by_the_length: "AST-16"),
     check!(ast_17_what_nobody_pushed_and_nobody_serves_is_not_found: "AST-17", "AST-04"),
@@ -260,6 +261,19 @@ async fn ast_14_other_qualifiers_are_something_else(subject: &Subject) -> Verdic
         ensure_eq!(response.blob_digest, Some(blob.to_wire()), "the blob of commit {commit}");
     }
     not_found(subject.fetch_blob(subject.wanted(&uri, &of("three"))).await?, "a commit that nobody pushed")
+}
+
+async fn ast_14_qualifiers_are_the_very_same(subject: &Subject) -> Verdict {
+    let uri = [subject.fresh_urn()];
+    let blob = subject.put(&subject.fresh(100)).await?;
+    let both = [("vcs.branch", "main"), ("vcs.commit", "one")];
+    subject.push_blob(subject.pushing(&uri, &both, &blob)).await??;
+    for fewer in [&both[..1], &both[1..], &[]] {
+        let outcome = subject.fetch_blob(subject.wanted(&uri, fewer)).await?;
+        not_found(outcome, &format!("asked for with {fewer:?}"))?;
+    }
+    let turned = [both[1], both[0]];
+    found(subject.fetch_blob(subject.wanted(&uri, &turned)).await?, "in another order").map(drop)
 }
 
 async fn ast_15_what_has_expired_is_not_returned(subject: &Subject) -> Verdict {

@@ -26,6 +26,7 @@ pub(super) const CHECKS: &[Check] = &[
     check!(exe_11_an_exit_code_is_a_result: "EXE-11"),
     check!(exe_13_outputs_come_inline_when_asked_for: "EXE-13"),
     check!(exe_14_the_more_urgent_of_those_that_wait_start_sooner: "EXE-14"),
+    check!(exe_14_every_priority_is_in_range: "EXE-14").own(),
     check!(exe_15_an_execution_has_one_digest_function: "EXE-15"),
     check!(exe_18_an_operation_goes_on_without_its_client: "EXE-18").own(),
     check!(exe_20_a_running_operation_can_be_waited_for: "EXE-20"),
@@ -240,6 +241,16 @@ async fn exe_13_outputs_come_inline_when_asked_for(subject: &Subject) -> Verdict
         }
         ensure!(contents("one").is_empty() || !subject.is_own(), "a file that was not asked for is inline");
         ensure!(file("two").is_some_and(|file| file.digest.is_some()), "a file without its digest");
+    }
+    Ok(())
+}
+
+async fn exe_14_every_priority_is_in_range(subject: &Subject) -> Verdict {
+    for priority in [i32::MIN, i32::MAX] {
+        let built = subject.upload(subject.script("echo \"$1\"")).await?;
+        let execution_policy = Some(reapi::ExecutionPolicy { priority });
+        let request = reapi::ExecuteRequest { execution_policy, ..subject.request(&built) };
+        subject.succeed_as(&built, request).await?;
     }
     Ok(())
 }

@@ -27,6 +27,8 @@ pub(super) const CHECKS: &[Check] = &[
 
 /// An action over a root Directory of the check's own making.
 async fn over(subject: &Subject, script: &str, root: reapi::Directory) -> Result<Built, Stop> {
+    // The nodes of these checks name it, as a file and as a directory without entries.
+    subject.put(&Bytes::new()).await?;
     let root = subject.put(&root.encode_to_vec().into()).await?;
     let mut action = subject.script(script);
     action.action.input_root_digest = Some(root.to_wire());
@@ -79,8 +81,21 @@ async fn act_01_actions_without_command_or_input_root_are_refused(subject: &Subj
     Ok(())
 }
 
-async fn act_07_names_that_are_no_segments_are_refused(subject: &Subject) -> Verdict {
+/// A root like those of the checks, with nothing wrong in it, is taken: what is refused is refused for its names.
+async fn is_taken_with_good_names(subject: &Subject) -> Verdict {
     subject.executes()?;
+    let root = reapi::Directory {
+        files: vec![file(subject, "file")],
+        directories: vec![directory(subject, "directory")],
+        symlinks: vec![link("link", "target")],
+        ..Default::default()
+    };
+    let built = over(subject, "true", root).await?;
+    subject.succeed_as(&built, subject.request(&built)).await.map(drop)
+}
+
+async fn act_07_names_that_are_no_segments_are_refused(subject: &Subject) -> Verdict {
+    is_taken_with_good_names(subject).await?;
     for name in ["", ".", "..", "/", "a/b", "../x", "/tmp/x", "a\0b"] {
         for (what, root) in [
             ("file", reapi::Directory { files: vec![file(subject, name)], ..Default::default() }),
@@ -98,7 +113,7 @@ async fn act_07_names_that_are_no_segments_are_refused(subject: &Subject) -> Ver
 }
 
 async fn act_07_names_that_occur_twice_are_refused(subject: &Subject) -> Verdict {
-    subject.executes()?;
+    is_taken_with_good_names(subject).await?;
     let (files, directories, symlinks) =
         (vec![file(subject, "a")], vec![directory(subject, "a")], vec![link("a", "b")]);
     let base = reapi::Directory { files: files.clone(), ..Default::default() };
@@ -190,6 +205,9 @@ async fn act_09_files_are_executable_as_their_node_says(subject: &Subject) -> Ve
 
 async fn act_10_absolute_links_are_as_announced(subject: &Subject) -> Verdict {
     let strategy = subject.cache()?.symlink_absolute_path_strategy;
+    if ![Strategy::Allowed, Strategy::Disallowed].map(i32::from).contains(&strategy) {
+        return Err(Stop::skipped("symlink_absolute_path_strategy announces neither"));
+    }
     for target in ["/bin/sh", "/"] {
         // In the root, and below.
         for path in ["link", "a/b/link"] {

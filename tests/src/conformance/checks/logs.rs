@@ -30,7 +30,7 @@ pub(super) const CHECKS: &[Check] = &[
 const ARRIVAL_MAX: Duration = Duration::from_secs(20);
 
 /// How long a stream that nobody writes is watched. Where it may stay open for longer there is nothing to see.
-const WATCH_MAX: Duration = Duration::from_secs(12);
+const WATCH_MAX: Duration = Duration::from_secs(20);
 
 impl Subject {
     /// Makes a log stream; the check is skipped where that is not offered.

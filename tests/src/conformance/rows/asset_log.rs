@@ -23,7 +23,8 @@ pub(super) const ASSETS: &[Row] = &[
     should("AST-16", "a push's digest function is told by the length"),
     may("AST-17", "a server may only be pushed to, or only fetch")
         .choice("settings; what was not pushed and cannot be fetched is NOT_FOUND in the response"),
-    stated("AST-18", "the qualifiers with a meaning: type, checksum, directory, branch, commit"),
+    stated("AST-18", "the qualifiers with a meaning: checksum and directory here")
+        .choice("also type, branch and commit of git repositories, which tests with a real git try"),
     field("AST-19", "Bazel sends qualifiers of its own"),
     gap("AST-20", "fetching from where a client could not reach")
         .choice("only allowed origins, and no private addresses"),
@@ -36,8 +37,9 @@ pub(super) const LOGS: &[Row] = &[
     stated("LOG-03", "the two names are not interchangeable")
         .choice("a write to the name for readers: INVALID_ARGUMENT"),
     stated("LOG-04", "what is written can be read"),
-    stated("LOG-05", "readers stay until the stream is finished")
-        .choice("or until its room is needed, once it has ended: ABORTED"),
+    stated("LOG-05", "readers stay until the stream is finished").choice(
+        "or until its room is needed, once it has ended: ABORTED, which tests of the streams themselves try",
+    ),
     stated("LOG-06", "what is written stays, and nothing follows the end"),
     stated("LOG-07", "writing may be resumed"),
     stated("LOG-08", "readers read each for himself"),
