@@ -74,7 +74,7 @@ fn new_queue(journal: Option<&std::path::Path>) -> LocalQueue {
     let action_cache = ActionCache::new(store.clone(), store);
     let Some(folder) = journal else { return LocalQueue::new(limits, tenants, action_cache) };
     let journal = Journal::open(folder).unwrap();
-    LocalQueue::restarted(limits, tenants, action_cache, journal, Duration::ZERO).0
+    LocalQueue::restarted(limits, tenants, action_cache, journal).0
 }
 
 // One test: what is allocated is counted for all of the process.
@@ -88,7 +88,7 @@ async fn a_hundred_thousand_operations_wait_in_little_memory() {
     let store = Arc::new(MemoryStore::new(1 << 20));
     let action_cache = ActionCache::new(store.clone(), store);
     let (limits, tenants) = (SchedulerLimits::default(), Tenants::default());
-    let (queue, restored) = LocalQueue::restarted(limits, tenants, action_cache, journal, Duration::ZERO);
+    let (queue, restored) = LocalQueue::restarted(limits, tenants, action_cache, journal);
     assert_eq!((restored.len(), queue.load().queued_runs), (QUEUED - 200, QUEUED - 200));
 }
 
