@@ -58,13 +58,10 @@ async fn run(client: &Client, built: &Built) -> Result<String, String> {
     }
     let mut execution = client.execute(built.action, false);
     loop {
-        match execution.next().await.map_err(|error| error.to_string())? {
-            Step::Done(outcome) => {
-                let result = outcome.result.expect("it has run");
-                assert_eq!(result.exit_code, 0);
-                return Ok(result.execution_metadata.unwrap_or_default().worker);
-            }
-            _ => {}
+        if let Step::Done(outcome) = execution.next().await.map_err(|error| error.to_string())? {
+            let result = outcome.result.expect("it has run");
+            assert_eq!(result.exit_code, 0);
+            return Ok(result.execution_metadata.unwrap_or_default().worker);
         }
     }
 }
@@ -74,7 +71,7 @@ async fn a_worker_with_its_token_works_over_tls_and_nobody_else_does() {
     let mut fleet = secured();
     let operator = client(&fleet, "admin").await;
     for role in ["client", "admin"] {
-        add_worker(&mut fleet, role, role);
+        add_worker(&mut fleet, &format!("with-a-token-of-the-{role}"), role);
         let mut refused = fleet.workers.pop().unwrap();
         until("it has ended", || refused.process.ended().is_some()).await;
         assert!(!refused.process.ended().unwrap().success(), "a token of the role {role} is for no worker");
