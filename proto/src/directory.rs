@@ -19,6 +19,8 @@ pub enum DirectoryError {
     Digest { name: String, source: DigestError },
     #[error("Directory names {0:?} twice")]
     Duplicate(String),
+    #[error("Directory is not sorted: {later:?} comes before {earlier:?}")]
+    Order { later: String, earlier: String },
     #[error("symlink {name:?} has a bad target {target:?}: {why}")]
     Target { name: String, target: String, why: &'static str },
 }
@@ -51,7 +53,8 @@ pub struct SymlinkEntry {
 
 /// One level of an input tree: every name is a single segment and occurs once.
 ///
-/// The order of entries is not enforced: two orders are two digests, which is all that follows.
+/// The order of entries is no part of the type: what is only looked at may have any. The inputs of actions must be
+/// sorted, see [`Directory::check_order`].
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs)]
 pub struct Directory {
@@ -102,6 +105,25 @@ impl Directory {
             directory.symlinks.push(SymlinkEntry { name, target: node.target });
         }
         Ok(directory)
+    }
+
+    /// Checks that files, directories and symlinks are each sorted by the bytes of their names, as the API has it, so
+    /// that equal inputs have equal digests.
+    pub fn check_order(&self) -> Result<(), DirectoryError> {
+        fn sorted<'a>(names: impl Iterator<Item = &'a Segment>) -> Result<(), DirectoryError> {
+            let mut last: Option<&Segment> = None;
+            for name in names {
+                if let Some(later) = last.filter(|last| last.as_str() > name.as_str()) {
+                    let [later, earlier] = [later, name].map(|name| name.as_str().to_owned());
+                    return Err(DirectoryError::Order { later, earlier });
+                }
+                last = Some(name);
+            }
+            Ok(())
+        }
+        sorted(self.files.iter().map(|file| &file.name))?;
+        sorted(self.directories.iter().map(|directory| &directory.name))?;
+        sorted(self.symlinks.iter().map(|link| &link.name))
     }
 }
 
@@ -171,6 +193,30 @@ mod tests {
         }
         let wire = reapi::Directory { symlinks: vec![link("l", "../x")], ..Default::default() };
         assert!(Directory::from_wire(DigestFunction::Sha256, wire).is_ok());
+    }
+
+    #[test]
+    fn names_are_in_order_when_their_bytes_are() {
+        let order = |names: &[&str]| {
+            let files = names.iter().map(|name| file(name)).collect();
+            let wire = reapi::Directory { files, ..Default::default() };
+            Directory::from_wire(DigestFunction::Sha256, wire).unwrap().check_order()
+        };
+        assert_eq!(order(&["A", "a", "a-b", "a.b", "ab", "\u{e9}", "\u{ff00}", "\u{10000}"]), Ok(()));
+        for [later, earlier] in [["b", "a"], ["a", "B"], ["ab", "a-b"], ["\u{10000}", "\u{ff00}"]] {
+            let expected = DirectoryError::Order { later: later.into(), earlier: earlier.into() };
+            assert_eq!(order(&[later, earlier]), Err(expected));
+        }
+        // Each list by itself.
+        let directories = vec![reapi::DirectoryNode { name: "a".into(), digest: wire_digest() }];
+        let wire = reapi::Directory {
+            files: vec![file("z")],
+            directories,
+            symlinks: vec![link("c", "x"), link("b", "x")],
+            ..Default::default()
+        };
+        let directory = Directory::from_wire(DigestFunction::Sha256, wire).unwrap();
+        assert!(matches!(directory.check_order(), Err(DirectoryError::Order { .. })));
     }
 
     #[test]

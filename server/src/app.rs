@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::health::Health;
 use crate::logs::LogStreams;
-use crate::services::{Context, routes};
+use crate::services::{Context, UploadSlots, routes};
 use crate::stats::Sources;
 use crate::stores::Stores;
 use crate::tls::{self, Tls};
@@ -148,6 +148,7 @@ impl Server {
             instances: config.instances,
             action_cache_update: config.action_cache_update,
             requests: config.requests,
+            uploads: UploadSlots::new(config.requests.uploads_max),
             limits: config.worker.limits,
         });
         keeping.spawn(pin_restored(Arc::clone(&context), restored));

@@ -1,13 +1,16 @@
 //! The configuration: one TOML file, all of it optional, every problem reported at once.
 
+mod section;
+mod worker;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use toml::{Table, Value};
-use wardian_proto::{Digest, DigestFunctions, InstanceName};
-use wardian_runtime::{Baseline, CompileSettings, Limits, SandboxMode, SandboxSettings};
+use toml::Table;
+use wardian_proto::{DigestFunctions, InstanceName};
+use wardian_runtime::{CompileSettings, Limits, SandboxSettings};
 use wardian_scheduler::{SchedulerLimits, Tenants};
 use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
 use wardian_store::tree_pins::TreePinLimits;
@@ -16,17 +19,15 @@ use crate::assets::AssetLimits;
 use crate::auth::{Token, parse_tokens};
 use crate::cli::read_token;
 use crate::client::{Access, ServerUrl, ServerUrlError};
-
 use crate::fleet::FleetLimits;
 use crate::instance::{Instance, parse_functions, parse_instances};
 use crate::logs::LogLimits;
 use crate::tls::TlsSettings;
 
+use section::Section;
+
 /// The file that `config print` writes: every key with its default.
 pub const EXAMPLE: &str = include_str!("../wardian.example.toml");
-
-/// Longest time that can be set.
-const SECONDS_MAX: u64 = 365 * 24 * 3600;
 
 /// Everything that can be set.
 #[derive(Clone, Debug)]
@@ -74,6 +75,8 @@ pub struct RequestLimits {
     pub batch_bytes_max: u64,
     /// Size of one blob.
     pub blob_bytes_max: u64,
+    /// Uploads by ByteStream at once.
+    pub uploads_max: usize,
     /// How long an upload may send nothing.
     pub upload_idle_max: Duration,
 }
@@ -125,6 +128,7 @@ impl Default for Config {
             requests: RequestLimits {
                 batch_bytes_max: 4_000_000,
                 blob_bytes_max: 16 << 30,
+                uploads_max: 4096,
                 upload_idle_max: Duration::from_secs(120),
             },
             store: SledOptions::default(),
@@ -262,6 +266,7 @@ impl Config {
             // Above this a reply would not fit the 4 MiB message that clients accept by default.
             section.number("batch_bytes_max", 1, 4_000_000, &mut requests.batch_bytes_max);
             section.number("blob_bytes_max", 1, i64::MAX as u64, &mut requests.blob_bytes_max);
+            section.count("uploads_max", &mut requests.uploads_max);
             section.seconds("upload_idle_seconds_max", &mut requests.upload_idle_max);
         });
         root.section("store", |section| {
@@ -307,6 +312,8 @@ impl Config {
             section.number("stream_bytes_max", 1, u64::MAX, &mut logs.stream_bytes_max);
             section.number("total_bytes_max", 1, u64::MAX, &mut logs.total_bytes_max);
             section.count("streams_max", &mut logs.streams_max);
+            section.number("client_bytes_max", 1, u64::MAX, &mut logs.client_bytes_max);
+            section.count("client_streams_max", &mut logs.client_streams_max);
             section.seconds("kept_seconds", &mut logs.kept_for);
             section.seconds("idle_seconds_max", &mut logs.idle_max);
         });
@@ -329,7 +336,7 @@ impl Config {
             section.seconds_or_none("takeover_seconds", &mut fleet.takeover);
             section.count("workers_max", &mut fleet.workers_max);
         });
-        root.section("worker", |section| worker(section, &mut config.worker));
+        root.section("worker", |section| worker::read(section, &mut config.worker));
         root.finish();
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
@@ -351,217 +358,6 @@ fn tls(section: &mut Section<'_>) -> Option<TlsSettings> {
         _ => {
             section.problem("certificate", "`certificate` and `key` go together, and `client_ca` needs both");
             None
-        }
-    }
-}
-
-fn worker(section: &mut Section<'_>, worker: &mut WorkerSettings) {
-    section.text("name", |name| {
-        worker.name = name.to_owned();
-        if name.is_empty() { Err("is empty".into()) } else { Ok(()) }
-    });
-    let mut slots = worker.slots as u64;
-    section.number("slots", 0, 1024, &mut slots);
-    worker.slots = usize::try_from(slots).expect("a small number");
-    section.seconds("drain_seconds_max", &mut worker.drain_time_max);
-    let mut memory = 0;
-    section.number("memory_bytes", 1, u64::MAX, &mut memory);
-    worker.memory_bytes = (memory > 0).then_some(memory);
-    section.boolean("native", &mut worker.native);
-    section.list("properties", |entries| {
-        let split = |entry: &String| {
-            let (name, value) =
-                entry.split_once('=').ok_or_else(|| format!("{entry:?} is not NAME=VALUE"))?;
-            Ok::<_, String>((name.to_owned(), value.to_owned()))
-        };
-        worker.properties = entries.iter().map(split).collect::<Result<_, _>>()?;
-        Ok(())
-    });
-    section.section("sandbox", |section| sandbox(section, &mut worker.sandbox));
-    section.section("limits", |section| {
-        let limits = &mut worker.limits;
-        section.seconds("action_timeout_seconds_max", &mut limits.action_timeout_max);
-        section.count("input_entries_max", &mut limits.input_entries_max);
-        section.number("input_bytes_max", 1, u64::MAX, &mut limits.input_bytes_max);
-        section.count("outputs_max", &mut limits.outputs_max);
-        section.count("output_entries_max", &mut limits.output_entries_max);
-        section.number("output_bytes_max", 1, u64::MAX, &mut limits.output_bytes_max);
-        section.count("stdout_bytes_max", &mut limits.stdout_bytes_max);
-        section.count("wasm_memory_bytes_max", &mut limits.wasm_memory_bytes_max);
-        section.count("wasm_table_elements_max", &mut limits.wasm_table_elements_max);
-        section.count("wasm_handles_max", &mut limits.wasm_handles_max);
-        section.number("wasm_workspace_bytes_max", 1, u64::MAX, &mut limits.wasm_workspace_bytes_max);
-        let memory = &mut limits.wasm_workspace_memory_bytes_max;
-        section.number("wasm_workspace_memory_bytes_max", 1, u64::MAX, memory);
-        section.count("wasm_workspace_files_max", &mut limits.wasm_workspace_files_max);
-        section.count("wasm_path_depth_max", &mut limits.wasm_path_depth_max);
-        section.count("wasm_input_cache_bytes_max", &mut limits.wasm_input_cache_bytes_max);
-        section.number("wasm_audit_runs_max", 0, 100, &mut limits.wasm_audit_runs_max);
-        section.number("wasm_module_bytes_max", 1, u64::MAX, &mut limits.wasm_module_bytes_max);
-        section.count("wasm_modules_loaded_max", &mut limits.wasm_modules_loaded_max);
-    });
-    section.section("compile", |section| compile(section, &mut worker.compile));
-}
-
-fn sandbox(section: &mut Section<'_>, sandbox: &mut SandboxSettings) {
-    section.text("mode", |word| {
-        let known = SandboxMode::WORDS.iter().find(|(name, _)| *name == word);
-        sandbox.mode = known.ok_or("is none of \"auto\", \"require\", \"none\"")?.1;
-        Ok(())
-    });
-    section.boolean("network", &mut sandbox.network);
-    section.list("read_only_paths", |paths| {
-        if let Some(path) = paths.iter().find(|path| !path.starts_with('/') || path.contains("/..")) {
-            return Err(format!("{path:?} is no absolute path"));
-        }
-        sandbox.read_only_paths = paths.iter().map(PathBuf::from).collect();
-        Ok(())
-    });
-    let (mut memory, mut seconds) = (0, 0);
-    section.number("memory_bytes_max", 1, i64::MAX as u64, &mut memory);
-    section.number("processes_max", 1, u64::from(u32::MAX), &mut sandbox.processes_max);
-    section.number("cpu_seconds_max", 1, SECONDS_MAX, &mut seconds);
-    sandbox.memory_bytes_max = (memory > 0).then_some(memory);
-    sandbox.cpu_max = (seconds > 0).then(|| Duration::from_secs(seconds));
-}
-
-fn compile(section: &mut Section<'_>, compile: &mut CompileSettings) {
-    section.text("baseline", |word| {
-        let known = Baseline::WORDS.iter().find(|(name, _)| *name == word);
-        compile.baseline = known.ok_or("is none of \"toolchains\", \"all\", \"off\"")?.1;
-        Ok(())
-    });
-    section.digests("trusted", &mut compile.trusted);
-    section.digests("warm", &mut compile.warm);
-    section.number("child_memory_bytes_max", 1, u64::MAX, &mut compile.child_memory_bytes_max);
-    section.number("memory_bytes_max", 1, u64::MAX, &mut compile.memory_bytes_max);
-    section.seconds("cpu_seconds_max", &mut compile.cpu_max);
-    section.seconds("wall_seconds_max", &mut compile.wall_max);
-    section.number("artifact_bytes_max", 1, u64::MAX, &mut compile.artifact_bytes_max);
-    section.number("kept_bytes_max", 1, u64::MAX, &mut compile.kept_bytes_max);
-}
-
-/// One table on its way into the configuration. What is left at the end is unknown.
-struct Section<'a> {
-    path: String,
-    table: Table,
-    known: Vec<&'static str>,
-    problems: &'a mut Vec<String>,
-}
-
-impl<'a> Section<'a> {
-    fn new(path: String, table: Table, problems: &'a mut Vec<String>) -> Self {
-        Self { path, table, known: Vec::new(), problems }
-    }
-
-    fn take(&mut self, key: &'static str) -> Option<Value> {
-        self.known.push(key);
-        self.table.remove(key)
-    }
-
-    fn problem(&mut self, key: &str, text: &str) {
-        self.problems.push(format!("{}{key}: {text}", self.path));
-    }
-
-    fn text(&mut self, key: &'static str, set: impl FnOnce(&str) -> Result<(), String>) {
-        match self.take(key) {
-            None => {}
-            Some(Value::String(text)) => {
-                if let Err(problem) = set(&text) {
-                    self.problem(key, &format!("{text:?} {problem}"));
-                }
-            }
-            Some(_) => self.problem(key, "must be text in quotes"),
-        }
-    }
-
-    fn array(&mut self, key: &'static str, set: impl FnOnce(&[Value]) -> Result<(), String>) {
-        let set = match self.take(key) {
-            None => Ok(()),
-            Some(Value::Array(items)) => set(&items),
-            Some(_) => Err("must be a list".into()),
-        };
-        if let Err(problem) = set {
-            self.problem(key, &problem);
-        }
-    }
-
-    fn list(&mut self, key: &'static str, set: impl FnOnce(&[String]) -> Result<(), String>) {
-        let Some(value) = self.take(key) else { return };
-        let texts = match value {
-            Value::Array(items) => {
-                items.into_iter().map(|i| i.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
-            }
-            _ => None,
-        };
-        match texts.map(|texts| set(&texts)) {
-            Some(Ok(())) => {}
-            Some(Err(problem)) => self.problem(key, &problem),
-            None => self.problem(key, "must be a list of texts"),
-        }
-    }
-
-    fn digests(&mut self, key: &'static str, target: &mut Vec<Digest>) {
-        self.list(key, |texts| {
-            let parse = |text: &String| text.parse().map_err(|e| format!("{text:?} is no HASH/SIZE: {e}"));
-            *target = texts.iter().map(parse).collect::<Result<_, String>>()?;
-            Ok(())
-        });
-    }
-
-    fn boolean(&mut self, key: &'static str, target: &mut bool) {
-        match self.take(key) {
-            None => {}
-            Some(Value::Boolean(value)) => *target = value,
-            Some(_) => self.problem(key, "must be true or false"),
-        }
-    }
-
-    fn number(&mut self, key: &'static str, min: u64, max: u64, target: &mut u64) {
-        match self.take(key) {
-            None => {}
-            Some(Value::Integer(value)) => match u64::try_from(value) {
-                Ok(value) if (min..=max).contains(&value) => *target = value,
-                _ => self.problem(key, &format!("{value} is not between {min} and {max}")),
-            },
-            Some(_) => self.problem(key, "must be a whole number"),
-        }
-    }
-
-    fn count(&mut self, key: &'static str, target: &mut usize) {
-        let mut value = *target as u64;
-        self.number(key, 1, usize::MAX as u64, &mut value);
-        *target = usize::try_from(value).expect("checked against usize::MAX");
-    }
-
-    fn seconds(&mut self, key: &'static str, target: &mut Duration) {
-        let mut value = target.as_secs();
-        self.number(key, 1, SECONDS_MAX, &mut value);
-        *target = Duration::from_secs(value);
-    }
-
-    fn seconds_or_none(&mut self, key: &'static str, target: &mut Duration) {
-        let mut value = target.as_secs();
-        self.number(key, 0, SECONDS_MAX, &mut value);
-        *target = Duration::from_secs(value);
-    }
-
-    fn section(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>)) {
-        match self.take(key) {
-            None => {}
-            Some(Value::Table(table)) => {
-                let mut section = Section::new(format!("{}{key}.", self.path), table, self.problems);
-                read(&mut section);
-                section.finish();
-            }
-            Some(_) => self.problem(key, "must be a table"),
-        }
-    }
-
-    fn finish(self) {
-        for key in self.table.keys() {
-            let known = self.known.join(", ");
-            self.problems.push(format!("{}{key}: unknown key; known here: {known}", self.path));
         }
     }
 }

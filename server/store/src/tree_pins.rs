@@ -174,7 +174,7 @@ impl TreePins {
     /// Pins a tree, or says what of it is missing. A tree that is pinned already costs nothing: no look at
     /// the store, and no proof again that its blobs are there.
     ///
-    /// Fails when a Directory is none, or when the part that is not pinned yet exceeds the limits.
+    /// Fails when a Directory is none or is not sorted, or when the part that is not pinned yet exceeds the limits.
     pub async fn pin(&self, root: Digest) -> Result<TreePin, StoreError> {
         if let Some(pinned) = self.shared.tree(&root) {
             return Ok(TreePin::Pinned(pinned));
@@ -231,6 +231,8 @@ impl TreePins {
                     missing.push(digest);
                     continue;
                 };
+                // Who pins a tree is about to run an action over it, and such trees must be canonical.
+                directory.check_order().map_err(|source| StoreError::Directory { digest, source })?;
                 let contents = Arc::new(Contents::of(&directory));
                 self.contents.insert(digest, Arc::clone(&contents), contents.weight());
                 add(digest, contents);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use wardian_proto::{DigestFunction, RelPath};
+use prost::Message as _;
+use wardian_proto::{DigestFunction, RelPath, reapi};
 
 use super::*;
 use crate::Upload;
@@ -83,6 +84,33 @@ async fn everything_missing_is_named_until_nothing_is() {
     assert_eq!(pins.pinned_blobs(), 0);
     upload(&*store, &[last]).await;
     assert_eq!(pinned(&pins, &tree).await.root, tree.root);
+}
+
+#[tokio::test]
+async fn trees_that_are_not_sorted_are_refused() {
+    let (pins, store, _) = in_memory();
+    let digest = Some(Digest::empty(DigestFunction::Sha256).to_wire());
+    let node = |name: &str| reapi::DirectoryNode { name: name.into(), digest: digest.clone() };
+    let sorted = reapi::Directory { directories: vec![node("a"), node("b")], ..Default::default() };
+    let unsorted = reapi::Directory { directories: vec![node("b"), node("a")], ..Default::default() };
+    let root_over = |directory: &reapi::Directory| {
+        let bytes = Bytes::from(directory.encode_to_vec());
+        let below = DigestFunction::Sha256.digest(&bytes);
+        let node = reapi::DirectoryNode { name: "below".into(), digest: Some(below.to_wire()) };
+        let root = reapi::Directory { directories: vec![node], ..Default::default() };
+        let root = Bytes::from(root.encode_to_vec());
+        let digest = DigestFunction::Sha256.digest(&root);
+        Tree { root: digest, blobs: vec![(below, bytes), (digest, root)] }
+    };
+    let (sorted, unsorted) = (root_over(&sorted), root_over(&unsorted));
+    upload(&*store, &sorted.blobs).await;
+    upload(&*store, &unsorted.blobs).await;
+    pinned(&pins, &sorted).await;
+    // The second time as well, when nothing needs to be read.
+    for _ in 0..2 {
+        let error = pins.pin(unsorted.root).await.map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("not sorted"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ Examples:
 
 A check is skipped when the server does not announce what it is about, and says so. Checks of Wardian's own choices,
 where the API leaves a gap, run only against Wardian. Blobs that are written are new with every run, and are small;
-nothing is deleted. The exit code is 0 when nothing failed, 1 when something did, 2 when nothing could be tried.";
+nothing is deleted. Actions run /bin/sh and the usual small tools. The exit code is 0 when nothing failed, 1 when something did, 2 when nothing could be tried.";
 
 /// Try a Remote Execution server, requirement by requirement, over gRPC alone.
 #[derive(Parser, Debug)]
@@ -28,6 +28,9 @@ struct Arguments {
     /// The instance name.
     #[arg(long, default_value = "")]
     instance: String,
+    /// A platform property that every action asks for, where the server runs none without. May be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = property)]
+    platform: Vec<(String, String)>,
     /// Only checks whose name or requirement has this in it, whatever its case. May be repeated.
     #[arg(long, value_name = "X")]
     filter: Vec<String>,
@@ -53,6 +56,11 @@ struct Arguments {
     /// Print docs/conformance.md.
     #[arg(long)]
     page: bool,
+}
+
+fn property(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("a property is NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn matches(check: &Check, filters: &[String]) -> bool {
@@ -93,6 +101,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         _ => Ownership::Ask,
     };
     let subject = Subject::connect(server, &arguments.instance, ownership).await?;
+    let subject = subject.with_platform(arguments.platform);
     // A check that panics is a failure, and its text is part of the report.
     std::panic::set_hook(Box::new(|_| {}));
     let mut report = Report::default();

@@ -1,11 +1,10 @@
 //! Actions, uploaded and executed on the subject.
 
 use bytes::Bytes;
-use wardian_proto::Digest;
+use wardian_proto::{Digest, reapi};
 
-use super::outcome::told;
 use super::{Stop, Subject};
-use crate::{Built, Ended, Following, TestAction};
+use crate::{Built, Ended, TestAction};
 
 /// Above this a blob goes by ByteStream alone; below, many go in one batch.
 const BATCHED_BYTES_MAX: usize = 64 << 10;
@@ -46,35 +45,55 @@ impl Subject {
 
     /// Uploads an action and everything it needs. Skipped when the subject executes nothing. The action is named
     /// by the function that it was given; without one, by SHA-256, which must then be announced.
-    pub(super) async fn upload(&self, action: TestAction) -> Result<Built, Stop> {
+    /// It asks for the platform that the subject's actions need, unless it asks for another.
+    pub(super) async fn upload(&self, mut action: TestAction) -> Result<Built, Stop> {
         self.executes()?;
+        if action.action.platform.is_none() && !self.platform().is_empty() {
+            action = action.platform(&self.platform_and(&[]));
+        }
         let built = action.build();
         self.needs_function(built.action.function())?;
         self.put_all(&built.blobs).await?;
         Ok(built)
     }
 
-    /// Sends an uploaded action to Execute and follows the stream, each message of which is checked.
-    pub(super) async fn follow(&self, built: &Built) -> Result<Following, Stop> {
-        let request =
-            wardian_proto::reapi::ExecuteRequest { instance_name: self.instance(), ..built.request() };
-        Ok(Following::new(self.execution().execute(request).await?.into_inner()))
-    }
-
     /// Executes an uploaded action to its end, whatever comes of it.
     pub(super) async fn execute(&self, built: &Built) -> Result<Ended, Stop> {
-        let ended = self.follow(built).await?.ended().await;
-        ended.map_err(|status| Stop::failed(format!("the stream of an execution broke: {}", told(&status))))
+        self.start(built).await?.ended().await
     }
 
     /// Runs an action that must finish with exit code 0.
     pub(super) async fn succeed(&self, action: TestAction) -> Result<Ended, Stop> {
-        let ended = self.execute(&self.upload(action).await?).await?;
-        match (ended.refusal(), ended.result().exit_code) {
-            (None, 0) => Ok(ended),
-            (refusal, code) => {
-                Err(Stop::failed(format!("an action should succeed: {refusal:?}, exit code {code}")))
+        let built = self.upload(action).await?;
+        self.succeed_as(&built, self.request(&built)).await
+    }
+
+    /// Sends a request for an uploaded action, which must finish with exit code 0.
+    #[track_caller]
+    pub(super) fn succeed_as(
+        &self,
+        built: &Built,
+        request: reapi::ExecuteRequest,
+    ) -> impl Future<Output = Result<Ended, Stop>> {
+        let place = std::panic::Location::caller();
+        let function_of = built.clone();
+        async move {
+            let failed = |message| Stop::Failed(super::Failure { message, place });
+            let ended = match self.attempt(request).await? {
+                Ok(ended) => ended,
+                Err(fault) => {
+                    let (code, text) = (fault.code, fault.message);
+                    return Err(failed(format!("an action should succeed: {code:?} ({text})")));
+                }
+            };
+            let result = ended.result();
+            if result.exit_code == 0 {
+                return Ok(ended);
             }
+            let stderr =
+                self.content(&function_of, result.stderr_digest.as_ref(), &result.stderr_raw).await?;
+            let (code, text) = (result.exit_code, String::from_utf8_lossy(&stderr));
+            Err(failed(format!("an action should succeed: exit code {code} ({})", text.trim())))
         }
     }
 }

@@ -9,11 +9,13 @@ mod actions;
 mod calls;
 mod checks;
 mod codec;
+mod origin;
 mod outcome;
 pub mod page;
 mod report;
 mod rows;
 mod run;
+mod runs;
 mod subject;
 
 pub use checks::{Check, checks};

@@ -53,6 +53,8 @@ pub struct Subject {
     instance: String,
     is_own: bool,
     capabilities: Result<Arc<reapi::ServerCapabilities>, Status>,
+    /// Properties that every action must ask for.
+    platform: Vec<(String, String)>,
     /// Different for each run, so that runs against a live server never meet.
     salt: [u8; 32],
     count: Arc<AtomicU64>,
@@ -86,9 +88,31 @@ impl Subject {
             instance: instance.to_owned(),
             is_own,
             capabilities: announced.map(|response| Arc::new(response.into_inner())),
+            platform: Vec::new(),
             salt: salt.expect("SHA-256 has 32 bytes"),
             count: Arc::default(),
         })
+    }
+
+    /// Makes every action ask for these properties: some servers run none without.
+    #[must_use]
+    pub fn with_platform(mut self, mut properties: Vec<(String, String)>) -> Self {
+        properties.sort();
+        self.platform = properties;
+        self
+    }
+
+    /// The properties that every action asks for.
+    pub fn platform(&self) -> &[(String, String)] {
+        &self.platform
+    }
+
+    /// The properties that every action asks for, and more, in order.
+    pub fn platform_and<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let own = self.platform.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut all: Vec<_> = own.chain(more.iter().copied()).collect();
+        all.sort_unstable();
+        all
     }
 
     /// Whether the choices that we made where the API leaves a gap hold here.

@@ -160,9 +160,9 @@ async fn a_client_with_a_token_does_what_it_may() {
     };
     assert_eq!(outcome.result.unwrap().exit_code, 0);
     // Its own operations, and nobody else's.
-    assert_eq!(client.operations(10).await.unwrap().len(), 1);
+    assert_eq!(client.operations("", 10).await.unwrap().len(), 1);
     let unnamed = Client::reach(&access(&server, "ci"), InstanceName::default()).await.unwrap();
-    let refusal = unnamed.operations(10).await.unwrap_err().to_string();
+    let refusal = unnamed.operations("", 10).await.unwrap_err().to_string();
     assert!(refusal.contains("PERMISSION_DENIED") && refusal.contains("execute"), "{refusal}");
     let cancelled = Client::reach(&access(&server, "elsewhere"), main).await.unwrap();
     let refusal = cancelled.cancel_operation(&outcome.operation).await.unwrap_err().to_string();

@@ -321,19 +321,18 @@ async fn ac_14_results_may_have_a_priority(subject: &Subject) -> Verdict {
 }
 
 async fn ac_16_failed_and_uncacheable_executions_leave_no_result(subject: &Subject) -> Verdict {
-    let name = subject.fresh_name();
-    let uncacheable = TestAction::sh("echo fine", &[]).env("UNIQUE", &name).do_not_cache();
+    let uncacheable = subject.script("echo fine").do_not_cache();
     let built = subject.upload(uncacheable).await?;
     let ended = subject.execute(&built).await?;
     ensure_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 0), "an action that is not to be cached");
     ensure!(!is_hit(subject, &built.action).await?, "do_not_cache, and there is a result");
-    let slow = TestAction::sh("sleep 60", &[]).env("UNIQUE", &name);
+    let slow = subject.script("sleep 60");
     let built = subject.upload(slow.timeout(std::time::Duration::from_millis(200))).await?;
     let ended = subject.execute(&built).await?;
     ensure_eq!(ended.code(), Code::DeadlineExceeded, "an action that takes too long");
     ensure!(!is_hit(subject, &built.action).await?, "it took too long, and there is a result");
     if subject.is_own() {
-        let built = subject.upload(TestAction::sh("exit 3", &[]).env("UNIQUE", &name)).await?;
+        let built = subject.upload(subject.script("exit 3")).await?;
         let ended = subject.execute(&built).await?;
         ensure_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 3), "an action that fails");
         ensure!(!is_hit(subject, &built.action).await?, "exit code 3, and there is a result");

@@ -10,7 +10,6 @@ use super::super::codec::{decode, encode};
 use super::super::outcome::{ensure, ensure_eq, refused_as};
 use super::super::{Stop, Subject, Verdict};
 use super::{Check, check};
-use crate::TestAction;
 
 /// A compressor that nobody has thought of yet.
 const UNKNOWN_COMPRESSOR: i32 = 77;
@@ -64,12 +63,8 @@ async fn cas_01_the_empty_blob_is_always_there(subject: &Subject) -> Verdict {
 
 async fn cas_01_the_empty_blob_is_an_input_root_and_an_input(subject: &Subject) -> Verdict {
     subject.executes()?;
-    let name = subject.fresh_name();
-    for action in [
-        TestAction::sh("true", &[]).env("UNIQUE", &name),
-        TestAction::sh("test -f empty", &[]).file("empty", "").env("UNIQUE", &name),
-    ] {
-        let mut built = action.digest_function(subject.function()).build();
+    for action in [subject.script("true"), subject.script("test -f empty").file("empty", "")] {
+        let mut built = action.platform(&subject.platform_and(&[])).build();
         // Nobody needs to upload it.
         built.blobs.retain(|(digest, _)| !digest.is_empty_blob());
         subject.put_all(&built.blobs).await?;

@@ -9,7 +9,7 @@ use super::super::calls::{code_of, entry, messages};
 use super::super::outcome::{ensure, ensure_eq, refused_as};
 use super::super::{Stop, Subject, Verdict};
 use super::{Check, check};
-use crate::{TestAction, metadata};
+use crate::metadata;
 
 pub(super) const CHECKS: &[Check] = &[
     check!(dig_01_malformed_hashes_are_refused: "DIG-01"),
@@ -107,7 +107,7 @@ async fn dig_02_negative_sizes_are_refused(subject: &Subject) -> Verdict {
 async fn dig_03_reported_trees_are_in_canonical_form(subject: &Subject) -> Verdict {
     let script =
         "mkdir -p out/b out/a/deep; echo x >out/b/z; echo x >out/b/a; ln -s a out/link; chmod +x out/b/a";
-    let action = TestAction::sh(script, &[]).outputs(&["out"]).env("UNIQUE", &subject.fresh_name());
+    let action = subject.script(script).outputs(&["out"]).digest_function(DigestFunction::Sha256);
     let result = subject.succeed(action).await?.result();
     let digest = result.output_directories.first().and_then(|directory| directory.tree_digest.clone());
     let digest = Digest::from_wire(DigestFunction::Sha256, digest.as_ref())
@@ -201,7 +201,8 @@ async fn dig_07_outputs_have_the_function_of_their_action(subject: &Subject) -> 
     for function in subject.functions() {
         let name = function.wire().as_str_name();
         let text = subject.fresh_name();
-        let action = TestAction::sh("cat in; mkdir out; cp in out/copy; cp in file", &[])
+        let action = subject
+            .script("cat in; mkdir out; cp in out/copy; cp in file")
             .file("in", text.clone())
             .outputs(&["file", "out"])
             .digest_function(function);
@@ -344,8 +345,7 @@ async fn dig_12_murmur3_is_the_variant_for_x64(subject: &Subject) -> Verdict {
 
 async fn dig_13_metadata_of_operations_name_the_function(subject: &Subject) -> Verdict {
     for function in subject.functions() {
-        let action =
-            TestAction::new(&["echo", &subject.fresh_name()]).digest_function(function).do_not_cache();
+        let action = subject.script("true").digest_function(function).do_not_cache();
         for operation in subject.succeed(action).await?.operations {
             let named = metadata(&operation).digest_function;
             ensure_eq!(named, i32::from(function.wire()), "digest_function of the metadata");

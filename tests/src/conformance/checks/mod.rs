@@ -5,14 +5,26 @@ use futures::future::BoxFuture;
 use super::{Subject, Verdict};
 
 mod action_cache;
+mod asset_fetch;
+mod assets;
 mod byte_stream_names;
 mod byte_stream_read;
 mod byte_stream_write;
 mod capabilities;
 mod cas;
 mod chunks;
+mod commands;
 mod digest;
+mod execution;
+mod execution_faults;
 mod general;
+mod inputs;
+mod logs;
+mod operations;
+mod output_trees;
+mod outputs;
+mod platform;
+mod run_metadata;
 mod tree;
 
 /// Something that is tried on a server.
@@ -70,7 +82,19 @@ pub fn checks() -> Vec<Check> {
         byte_stream_write::CHECKS,
         chunks::CHECKS,
         action_cache::CHECKS,
+        execution::CHECKS,
+        execution_faults::CHECKS,
+        inputs::CHECKS,
+        commands::CHECKS,
+        outputs::CHECKS,
+        output_trees::CHECKS,
+        run_metadata::CHECKS,
+        operations::CHECKS,
         capabilities::CHECKS,
+        platform::CHECKS,
+        assets::CHECKS,
+        asset_fetch::CHECKS,
+        logs::CHECKS,
     ]
     .concat()
 }

@@ -1,36 +1,32 @@
 //! Actions and their input trees, platforms, and the Remote Workers API.
 
-use super::{LATER, NO_BOTS, Row, client, field, gap, may, must, should, stated};
+use super::{NO_BOTS, Row, client, field, gap, may, must, should, stated};
 
 pub(super) const ACTIONS: &[Row] = &[
-    must("ACT-01", "Command, input root and all that is in it must be stored").without(LATER),
-    should("ACT-02", "the Action's platform counts before the Command's").without(LATER),
-    stated("ACT-03", "platform properties are sorted, and their case matters").without(LATER),
-    stated("ACT-04", "argv[0] is a path, or a name that is looked up on PATH").without(LATER),
+    must("ACT-01", "Command, input root and all that is in it must be stored"),
+    should("ACT-02", "the Action's platform counts before the Command's"),
+    stated("ACT-03", "platform properties are sorted, and their case matters")
+        .choice("taken in any order; `OSFamily=Linux` is `linux`, as clients send it"),
+    stated("ACT-04", "argv[0] is a path, or a name that is looked up on PATH"),
     stated("ACT-05", "variables of the Command win over the worker's own")
-        .choice("a name twice: INVALID_ARGUMENT")
-        .without(LATER),
-    stated("ACT-06", "the working directory is in the input root")
-        .choice("if not: INVALID_ARGUMENT")
-        .without(LATER),
+        .choice("a name twice: INVALID_ARGUMENT"),
+    stated("ACT-06", "the working directory is in the input root").choice("if not: INVALID_ARGUMENT"),
     stated("ACT-07", "directories are canonical: sorted, names once, single segments")
-        .choice("others: INVALID_ARGUMENT")
-        .without(LATER),
-    may("ACT-08", "names that differ only in case are different names").without(LATER),
-    stated("ACT-09", "files are executable if and only if their node says so").without(LATER),
-    stated("ACT-10", "links to absolute paths are refused where they are announced as disallowed")
-        .without(LATER),
-    stated("ACT-11", "output node properties that the server does not know are INVALID_ARGUMENT")
-        .without(LATER),
-    stated("ACT-12", "the timeout covers the run alone, and ends it as DEADLINE_EXCEEDED").without(LATER),
-    gap("ACT-13", "timeouts of zero or less").without(LATER),
-    gap("ACT-14", "inputs that an action changes").choice("it has copies of its own").without(LATER),
+        .choice("others: INVALID_ARGUMENT"),
+    may("ACT-08", "names that differ only in case are different names"),
+    stated("ACT-09", "files are executable if and only if their node says so"),
+    stated("ACT-10", "links to absolute paths are refused where they are announced as disallowed"),
+    stated("ACT-11", "output node properties that the server does not know are INVALID_ARGUMENT"),
+    stated("ACT-12", "the timeout covers the run alone, and ends it as DEADLINE_EXCEEDED"),
+    gap("ACT-13", "timeouts of zero or less").choice("zero is none, less is INVALID_ARGUMENT"),
+    gap("ACT-14", "inputs that an action changes").choice("it has copies of its own"),
 ];
 
 pub(super) const PLATFORM: &[Row] = &[
     may("PLT-01", "only `OSFamily` and `ISA` are standard names").without("a freedom of the server"),
-    stated("PLT-02", "OSFamily has one value, which must match").without(LATER),
-    stated("PLT-03", "ISA may have several values, which must all match").without(LATER),
+    stated("PLT-02", "OSFamily has one value, which must match")
+        .choice("in lower case; two values: INVALID_ARGUMENT"),
+    stated("PLT-03", "ISA may have several values, which must all match"),
     client("PLT-04", "no extension without a base ISA").without("a duty of clients"),
 ];
 
