@@ -116,7 +116,8 @@ impl Server {
             (worker.trusted(), worker.start().await)
         };
         let instances = config.instances.iter().map(|instance| instance.name.clone()).collect();
-        let fleet = Fleet::new(queue.clone(), logs.clone(), trusted.clone(), instances, config.fleet);
+        let fleet =
+            Fleet::new(queue.clone(), blobs.clone(), logs.clone(), trusted.clone(), instances, config.fleet);
         let ticking = tokio::spawn(queue.clone().keep_ticking());
         let pin_limits = TreePinLimits { tree: config.worker.limits.tree, ..config.pins };
         let tree_pins = Arc::new(TreePins::new(blobs.clone(), pin_limits));
@@ -131,6 +132,7 @@ impl Server {
             tiers,
             action_cache: action_cache.clone(),
             queue: queue.clone(),
+            fleet: fleet.clone(),
             tree_pins: tree_pins.clone(),
         };
         let context = Arc::new(Context {

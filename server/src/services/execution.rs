@@ -185,6 +185,7 @@ fn submit_status(error: SubmitError) -> Status {
         SubmitError::Unsatisfiable(_) => Status::failed_precondition(text),
         SubmitError::QueueFull(_)
         | SubmitError::TenantQueueFull(_)
+        | SubmitError::TenantTooManyOperations(_)
         | SubmitError::TooManyPlatforms(_)
         | SubmitError::TooManyOperations(_) => retry_later(text, FULL_QUEUE_RETRY_SECONDS),
         SubmitError::ShuttingDown | SubmitError::Journal(_) => Status::unavailable(text),
@@ -306,7 +307,9 @@ fn waiting(waiting: Waiting) -> reapi::ExecutedActionMetadata {
     let message = wardian::Waiting {
         since: Some(since),
         reason: waiting.reason.to_string(),
-        attempts: attempts.map(|a| wardian::Attempt { worker: a.worker, reason: a.reason }).collect(),
+        attempts: attempts
+            .map(|a| wardian::Attempt { worker: a.worker, reason: a.reason.to_string() })
+            .collect(),
     };
     reapi::ExecutedActionMetadata {
         queued_timestamp: Some(since),
