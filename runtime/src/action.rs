@@ -11,6 +11,9 @@ use wardian_store::{BlobStore, StoreError};
 use crate::executor::wasm::WasmSettings;
 use crate::{Failure, Limits, test_setup};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+
 /// Folders that PATH may have.
 const PATH_FOLDERS_MAX: usize = 1000;
 

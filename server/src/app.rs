@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::health::Health;
 use crate::logs::LogStreams;
-use crate::services::{Context, routes};
+use crate::services::{Context, UploadSlots, routes};
 use crate::stats::Sources;
 use crate::stores::Stores;
 use crate::tls::{self, Tls};
@@ -116,7 +116,8 @@ impl Server {
             (worker.trusted(), worker.start().await)
         };
         let instances = config.instances.iter().map(|instance| instance.name.clone()).collect();
-        let fleet = Fleet::new(queue.clone(), logs.clone(), trusted.clone(), instances, config.fleet);
+        let fleet =
+            Fleet::new(queue.clone(), blobs.clone(), logs.clone(), trusted.clone(), instances, config.fleet);
         let ticking = tokio::spawn(queue.clone().keep_ticking());
         let pin_limits = TreePinLimits { tree: config.worker.limits.tree, ..config.pins };
         let tree_pins = Arc::new(TreePins::new(blobs.clone(), pin_limits));
@@ -131,6 +132,7 @@ impl Server {
             tiers,
             action_cache: action_cache.clone(),
             queue: queue.clone(),
+            fleet: fleet.clone(),
             tree_pins: tree_pins.clone(),
         };
         let context = Arc::new(Context {
@@ -146,6 +148,7 @@ impl Server {
             instances: config.instances,
             action_cache_update: config.action_cache_update,
             requests: config.requests,
+            uploads: UploadSlots::new(config.requests.uploads_max),
             limits: config.worker.limits,
         });
         keeping.spawn(pin_restored(Arc::clone(&context), restored));

@@ -74,6 +74,8 @@ pub struct RequestLimits {
     pub batch_bytes_max: u64,
     /// Size of one blob.
     pub blob_bytes_max: u64,
+    /// Uploads by ByteStream at once.
+    pub uploads_max: usize,
     /// How long an upload may send nothing.
     pub upload_idle_max: Duration,
 }
@@ -125,6 +127,7 @@ impl Default for Config {
             requests: RequestLimits {
                 batch_bytes_max: 4_000_000,
                 blob_bytes_max: 16 << 30,
+                uploads_max: 4096,
                 upload_idle_max: Duration::from_secs(120),
             },
             store: SledOptions::default(),
@@ -262,6 +265,7 @@ impl Config {
             // Above this a reply would not fit the 4 MiB message that clients accept by default.
             section.number("batch_bytes_max", 1, 4_000_000, &mut requests.batch_bytes_max);
             section.number("blob_bytes_max", 1, i64::MAX as u64, &mut requests.blob_bytes_max);
+            section.count("uploads_max", &mut requests.uploads_max);
             section.seconds("upload_idle_seconds_max", &mut requests.upload_idle_max);
         });
         root.section("store", |section| {
@@ -307,6 +311,8 @@ impl Config {
             section.number("stream_bytes_max", 1, u64::MAX, &mut logs.stream_bytes_max);
             section.number("total_bytes_max", 1, u64::MAX, &mut logs.total_bytes_max);
             section.count("streams_max", &mut logs.streams_max);
+            section.number("client_bytes_max", 1, u64::MAX, &mut logs.client_bytes_max);
+            section.count("client_streams_max", &mut logs.client_streams_max);
             section.seconds("kept_seconds", &mut logs.kept_for);
             section.seconds("idle_seconds_max", &mut logs.idle_max);
         });

@@ -23,8 +23,15 @@ impl Instance {
 }
 
 /// What a table of an instance may say.
-const TABLE_KEYS: &[&str] =
-    &["name", "digest_functions", "weight", "running_max", "queued_max", "memory_bytes_max"];
+const TABLE_KEYS: &[&str] = &[
+    "name",
+    "digest_functions",
+    "weight",
+    "running_max",
+    "queued_max",
+    "memory_bytes_max",
+    "operations_max",
+];
 
 /// Reads `instances`: names, or tables of a name and what is different there.
 pub(crate) fn parse_instances(items: &[Value], shared: &DigestFunctions) -> Result<Vec<Instance>, String> {
@@ -80,6 +87,7 @@ fn parse_share(table: &Table) -> Result<TenantPolicy, String> {
         running_max: count("running_max")?,
         queued_max: count("queued_max")?,
         memory_bytes_max: number("memory_bytes_max", i64::MAX as u64)?,
+        operations_max: count("operations_max")?,
     })
 }
 
@@ -121,11 +129,18 @@ mod tests {
 
     #[test]
     fn an_instance_may_have_a_share_of_its_own() {
-        let instances =
-            parse(r#"["", { name = "ci", weight = 5, running_max = 8, queued_max = 100 }]"#).unwrap();
+        let instances = parse(
+            r#"["", { name = "ci", weight = 5, running_max = 8, queued_max = 100, operations_max = 9 }]"#,
+        )
+        .unwrap();
         assert_eq!(instances[0].share, TenantPolicy::default());
-        let expected =
-            TenantPolicy { weight: 5, running_max: Some(8), queued_max: Some(100), memory_bytes_max: None };
+        let expected = TenantPolicy {
+            weight: 5,
+            running_max: Some(8),
+            queued_max: Some(100),
+            memory_bytes_max: None,
+            operations_max: Some(9),
+        };
         assert_eq!(instances[1].share, expected);
     }
 

@@ -5,13 +5,15 @@
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use wardian_store::layers::{LATENCY_BOUNDS_SECONDS, Operation, Reading};
 
 use crate::stats::{Lookups, ServerStats, Sources, StoreStats};
 use crate::stores::Tier;
+
+mod queue;
 
 /// Content type of the format.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -41,6 +43,7 @@ impl Collector for Metrics {
         if let Some(server) = &stats.server {
             self::server(&mut writer, server)?;
         }
+        queue::all(&mut writer, &self.0.queue, &self.0.fleet)?;
         tiers(&mut writer, &self.0.tiers)?;
         operations(&mut writer, &Operation::ALL.map(|operation| (operation, self.0.meters.read(operation))))
     }
@@ -101,7 +104,18 @@ fn operations(writer: &mut Writer<'_, '_>, readings: &[(Operation, Reading)]) ->
     let help = "Calls or items that failed other than by not finding something";
     writer.counters("store_operation_failures", help, "operation", by_name(|r| r.failures))?;
     let help = "Time that calls to the store took; of a read, until it began";
-    writer.histograms("store_operation_seconds", help, "operation", readings)
+    let observed = readings.iter().map(|(operation, reading)| {
+        let (counts, seconds) = (reading.buckets, reading.time.as_secs_f64());
+        (operation.name(), Observed { bounds: &LATENCY_BOUNDS_SECONDS, counts, seconds })
+    });
+    writer.histograms("store_operation_seconds", help, "operation", observed)
+}
+
+/// What a histogram has: `counts` has one more for what is above all bounds.
+struct Observed<const N: usize> {
+    bounds: &'static [f64],
+    counts: [u64; N],
+    seconds: f64,
 }
 
 /// Writes metrics of each kind.
@@ -146,20 +160,56 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    fn histograms(
+    fn histograms<const N: usize>(
         &mut self,
         name: &str,
         help: &str,
         label: &str,
-        readings: &[(Operation, Reading)],
+        values: impl IntoIterator<Item = (&'static str, Observed<N>)>,
     ) -> fmt::Result {
         let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        let bounds = || LATENCY_BOUNDS_SECONDS.into_iter().chain([f64::INFINITY]);
-        for (operation, reading) in readings {
-            let buckets: Vec<(f64, u64)> = bounds().zip(reading.buckets).collect();
-            let (labels, sum) = ([(label, operation.name())], reading.time.as_secs_f64());
+        for (of, Observed { bounds, counts, seconds }) in values {
+            let bounds = bounds.iter().copied().chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+            let labels = [(label, of)];
             let mut family = metric.encode_family(&labels)?;
-            family.encode_histogram::<NoLabelSet>(sum, reading.calls, &buckets, None)?;
+            family.encode_histogram::<NoLabelSet>(seconds, counts.iter().sum(), &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn histogram<const N: usize>(&mut self, name: &str, help: &str, observed: &Observed<N>) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        let bounds = observed.bounds.iter().copied().chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(observed.counts).collect();
+        let count = observed.counts.iter().sum();
+        metric.encode_histogram::<NoLabelSet>(observed.seconds, count, &buckets, None)
+    }
+
+    /// A counter whose labels are not known beforehand.
+    fn totals(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ([(&'static str, String); 1], f64)>,
+    ) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in values {
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, f64, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    /// A gauge whose labels are not known beforehand.
+    fn family<const N: usize, V: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ([(&'static str, String); N], V)>,
+    ) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in values {
+            metric.encode_family(&labels)?.encode_gauge(&value)?;
         }
         Ok(())
     }
@@ -170,6 +220,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
+    use wardian_runtime::TrustedModules;
     use wardian_scheduler::{LocalQueue, SchedulerLimits, Tenants};
     use wardian_store::action_cache::ActionCache;
     use wardian_store::backend::{SledOptions, SledStore};
@@ -177,6 +228,8 @@ mod tests {
     use wardian_store::tree_pins::{TreePinLimits, TreePins};
 
     use super::*;
+    use crate::fleet::{Fleet, FleetLimits};
+    use crate::logs::{LogLimits, LogStreams};
 
     const DOCUMENTED: &str = include_str!("../../docs/metrics.md");
 
@@ -184,11 +237,22 @@ mod tests {
         let meters = Arc::new(Meters::default());
         let blobs = Arc::new(Metered::new(store.clone(), Arc::clone(&meters)));
         let action_cache = ActionCache::new(blobs.clone(), blobs.clone());
+        let queue = LocalQueue::new(SchedulerLimits::default(), Tenants::default(), action_cache.clone());
+        let logs = LogStreams::new(LogLimits::default());
+        let fleet = Fleet::new(
+            queue.clone(),
+            blobs.clone(),
+            logs,
+            TrustedModules::default(),
+            vec![],
+            FleetLimits::default(),
+        );
         Sources {
             local: store.clone(),
             tiers: vec![Tier { name: "near", meters: Arc::clone(&meters) }],
             meters,
-            queue: LocalQueue::new(SchedulerLimits::default(), Tenants::default(), action_cache.clone()),
+            queue,
+            fleet,
             action_cache,
             tree_pins: Arc::new(TreePins::new(blobs, TreePinLimits::default())),
         }

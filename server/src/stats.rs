@@ -9,6 +9,7 @@ use wardian_store::backend::{SledStats, SledStore};
 use wardian_store::layers::{Meters, Operation, Reading};
 use wardian_store::tree_pins::TreePins;
 
+use crate::fleet::Fleet;
 use crate::stores::Tier;
 
 /// Where a server serves its numbers.
@@ -107,6 +108,7 @@ pub(crate) struct Sources {
     pub(crate) tiers: Vec<Tier>,
     pub(crate) action_cache: ActionCache,
     pub(crate) queue: LocalQueue,
+    pub(crate) fleet: Fleet,
     pub(crate) tree_pins: std::sync::Arc<TreePins>,
 }
 

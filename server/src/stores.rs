@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use wardian_store::backend::{Connection, GrpcStore, GrpcStoreLimits, SledStore};
-use wardian_store::layers::{Existence, Metered, Meters, Tiered};
+use wardian_store::layers::{AtHand, Existence, Handed, Metered, Meters, Tiered};
 use wardian_store::{BlobStore, RecordStore};
 
 use crate::client::{Access, ClientError};
@@ -41,14 +41,16 @@ impl Stores {
         Self::open_with(config, far(&config.remote, Access::connect_lazily, limits)?).await
     }
 
-    /// The same for a worker: it has nobody else to ask, so it asks again for longer.
-    pub(crate) async fn open_for_worker(config: &Config) -> anyhow::Result<Self> {
+    /// The same for a worker: it has nobody else to ask, so it asks again for longer. What it was handed it need not ask for.
+    pub(crate) async fn open_for_worker(config: &Config, at_hand: AtHand) -> anyhow::Result<Self> {
         let limits = GrpcStoreLimits {
             lease: config.remote.lease,
             attempts_max: WORKER_ATTEMPTS_MAX,
             ..GrpcStoreLimits::default()
         };
-        Self::open_with(config, far(&config.remote, Access::connect_lazily_as_worker, limits)?).await
+        let far = far(&config.remote, Access::connect_lazily_as_worker, limits)?;
+        let stores = Self::open_with(config, far).await?;
+        Ok(Self { blobs: Arc::new(Handed::new(stores.blobs, at_hand)), ..stores })
     }
 
     async fn open_with(config: &Config, far: Option<Existence<GrpcStore>>) -> anyhow::Result<Self> {

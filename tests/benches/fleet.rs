@@ -15,13 +15,13 @@ use wardian_store::backend::GrpcStore;
 use wardian_store::{BlobStore as _, Upload};
 use wardian_tests::{Built, ServerProcess, TestAction, WorkerProcess};
 
-const SERVER: &str = env!("CARGO_BIN_EXE_wardian-under-test");
+pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_wardian-under-test");
 
 const NATIVE_ACTIONS: usize = 400;
 const WASM_ACTIONS: usize = 2_000;
 const IN_FLIGHT: [usize; 2] = [1, 16];
 
-const EMPTY: &str = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+pub(crate) const EMPTY: &str = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
 
 /// Who runs the actions.
 #[derive(Clone, Copy)]
@@ -97,14 +97,14 @@ async fn measure(server: &ServerProcess, row: &str, native: bool, at_once: usize
     put_all(&store, uploads).await?;
     let channel = server.channel().await;
     // The first one waits for the module to be compiled, or for the workers to connect.
-    execute(&channel, &actions[0]).await?;
+    execute(&channel, actions[0].request()).await?;
     let began = Instant::now();
     let outcomes: Vec<anyhow::Result<Duration>> = stream::iter(&actions[1..])
         .map(|built| {
             let channel = channel.clone();
             async move {
                 let began = Instant::now();
-                execute(&channel, built).await?;
+                execute(&channel, built.request()).await?;
                 Ok(began.elapsed())
             }
         })
@@ -126,9 +126,10 @@ async fn put_all(store: &GrpcStore, uploads: Vec<Upload>) -> anyhow::Result<()> 
     Ok(())
 }
 
-async fn execute(channel: &Channel, built: &Built) -> anyhow::Result<()> {
+/// Executes an action, which must succeed.
+pub(crate) async fn execute(channel: &Channel, request: reapi::ExecuteRequest) -> anyhow::Result<()> {
     let mut client = ExecutionClient::new(channel.clone());
-    let mut operations = client.execute(built.request()).await?.into_inner();
+    let mut operations = client.execute(request).await?.into_inner();
     let mut last = None;
     while let Some(operation) = operations.message().await? {
         last = operation.result;

@@ -10,6 +10,7 @@ mod fleet;
 mod large_blobs;
 mod peer;
 mod raw;
+mod shares;
 mod small_blobs;
 mod table;
 
@@ -23,7 +24,7 @@ use peer::{Peer, find_in_path};
 /// Measures a server of this build, and other servers beside it.
 #[derive(Parser)]
 struct Args {
-    /// Groups to run: small-blobs, large-blobs, action-cache, executor, fleet; all without any.
+    /// Groups to run: small-blobs, large-blobs, action-cache, executor, fleet, shares; without any all but the last.
     groups: Vec<Group>,
     /// The program `buildbox-casd`, to measure beside ours; without it the one in PATH, if any.
     #[arg(long, value_name = "PATH", env = "WARDIAN_BENCH_CASD")]
@@ -49,6 +50,8 @@ enum Group {
     ActionCache,
     Executor,
     Fleet,
+    /// Takes a minute; only when it is asked for.
+    Shares,
 }
 
 #[tokio::main]
@@ -63,7 +66,12 @@ async fn main() -> anyhow::Result<()> {
         fleet::run(&args.only).await?;
         println!("\n{}\n", table::machine(1));
     }
-    if !args.groups.is_empty() && args.groups.iter().all(|g| matches!(g, Group::Executor | Group::Fleet)) {
+    if args.groups.contains(&Group::Shares) {
+        shares::run().await?;
+        println!("\n{}\n", table::machine(1));
+    }
+    let apart = |group: &Group| matches!(group, Group::Executor | Group::Fleet | Group::Shares);
+    if !args.groups.is_empty() && args.groups.iter().all(apart) {
         return Ok(());
     }
     let parent = args.folder.unwrap_or_else(std::env::temp_dir);

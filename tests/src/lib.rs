@@ -4,11 +4,13 @@
 
 mod action;
 mod blob;
+mod certificates;
 pub mod conformance;
 pub mod corpus;
 mod ended;
 mod guest;
 mod process;
+mod raw;
 mod server;
 
 use std::time::Duration;
@@ -18,10 +20,12 @@ use wardian_proto::{Digest, DigestFunction};
 
 pub use action::{Built, TestAction};
 pub use blob::{Blob, Random, random};
+pub use certificates::make_certificates;
 pub use ended::{Ended, Following, Refusal, doing, metadata};
 pub use guest::{component_of, guest};
 pub use process::{Memory, Process, ServerProcess, WorkerProcess, allocated_below, faketime};
-pub use server::{TestServer, code, wardian};
+pub use raw::Raw;
+pub use server::{TestServer, code, get, wardian};
 
 /// How long anything may take before a test gives up on it. Generous: it is for faults, not for timing.
 pub const PATIENCE: Duration = Duration::from_secs(60);

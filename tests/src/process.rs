@@ -191,7 +191,8 @@ impl ServerProcess {
         let mut stdout = BufReader::new(process.0.stdout.take().context("the output is piped")?);
         let mut line = String::new();
         stdout.read_line(&mut line)?;
-        let address = line.strip_prefix("wardian serves grpc://").and_then(|rest| rest.split(' ').next());
+        let url = line.strip_prefix("wardian serves ").and_then(|rest| rest.split(' ').next());
+        let address = url.and_then(|url| Some(url.split_once("://")?.1));
         let Some(address) = address else {
             anyhow::bail!("the server did not start: it said {line:?}");
         };
@@ -220,6 +221,13 @@ impl ServerProcess {
         let mut client = ExecutionClient::new(self.channel().await);
         let stream = client.execute(built.request()).await.expect("the action is taken in").into_inner();
         Following::new(stream)
+    }
+
+    /// The CAS of an instance as a store, over a new connection, without retries.
+    pub async fn store_of(&self, instance: &str) -> GrpcStore {
+        let instance = InstanceName::parse(instance).expect("a name");
+        let limits = GrpcStoreLimits { attempts_max: 1, ..GrpcStoreLimits::default() };
+        GrpcStore::new(self.channel().await, instance, limits)
     }
 
     /// The CAS as a store, over a new connection, without retries. Batches carry up to `batch_bytes_max`;
@@ -251,12 +259,23 @@ impl WorkerProcess {
         name: &str,
         settings: &str,
     ) -> anyhow::Result<Self> {
+        Self::start_with(program, folder, name, settings, &["--server", &server.to_string()])
+    }
+
+    /// The same with arguments that say which server, and whatever else.
+    pub fn start_with(
+        program: &Path,
+        folder: &Path,
+        name: &str,
+        settings: &str,
+        args: &[&str],
+    ) -> anyhow::Result<Self> {
         fs::create_dir_all(folder)?;
         let config = folder.join("wardian.toml");
         fs::write(&config, without_sandbox(settings))?;
         let mut command = Command::new(program);
-        command.args(["worker", "--name", name, "--server", &server.to_string(), "--data"]);
-        command.arg(folder.join("data")).arg("--config").arg(config);
+        command.args(["worker", "--name", name]).args(args);
+        command.arg("--data").arg(folder.join("data")).arg("--config").arg(config);
         if std::env::var_os("WARDIAN_LOG").is_none() {
             command.env("WARDIAN_LOG", "error");
         }

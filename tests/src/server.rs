@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_health::pb::health_client::HealthClient;
@@ -24,7 +25,7 @@ use wardian_server::stats::Stats;
 use wardian_store::backend::{GrpcStore, GrpcStoreLimits};
 use wardian_store::{BlobStore, Upload};
 
-use crate::{Built, Ended, Following, Refusal, TestAction, until};
+use crate::{Built, Ended, Following, Refusal, TestAction, soon, until};
 
 /// A running server with a folder of its own. It is shut down when this is dropped.
 pub struct TestServer {
@@ -290,4 +291,16 @@ impl Drop for TestServer {
 /// The code of an outcome.
 pub fn code<T>(outcome: &Result<T, Status>) -> Code {
     outcome.as_ref().err().map_or(Code::Ok, Status::code)
+}
+
+/// The answer to a plain GET, head and body, as a scraper asks.
+pub async fn get(address: SocketAddr, path: &str) -> String {
+    let mut connection =
+        tokio::net::TcpStream::connect(address).await.expect("the server accepts connections");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.expect("the request goes out");
+    let mut answer = String::new();
+    soon("an answer", connection.read_to_string(&mut answer)).await.expect("an answer in UTF-8");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
 }

@@ -11,6 +11,8 @@ mod build;
 mod directory;
 mod effective;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod import;
 mod manifest;
 mod other_packages;

@@ -1,44 +1,43 @@
 //! What survives the process: every operation that can be asked for, in a sled database of its own.
 //!
-//! Changes are noted in memory, under the queue's lock and without waiting; a thread writes all that were noted since
-//! it last looked in one batch and flushes it. So the more is queued at once, the less an operation costs. Who must
-//! know that something survives waits for its batch.
+//! Changes are noted in memory, under the queue's lock and without waiting. A thread appends all that were noted since it
+//! last looked to a log, which is a write to the system's memory: from then on a killed process does not lose them, and
+//! who must know that is told. About once a second another thread brings what the log has into the database and flushes
+//! it; of an operation that came and ended meanwhile it writes only the end. So a power failure may lose the last moments,
+//! and no action waits for the disk.
 
+mod database;
+mod log;
 mod record;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use wardian_proto::reapi;
 
-use self::record::{Decoded, Record};
+use self::database::{Database, EPOCH_KEY, Fold, Folding, STARTS_KEY};
+use self::log::{Changes, Log};
+use crate::figures::Histogram;
 use crate::job::{Job, OperationName, RunId};
 
-/// Memory that the database may use for what it read.
-const CACHE_BYTES: u64 = 8 << 20;
+/// How long changes stay in the log alone, as long as the database keeps up.
+const FOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// The database is written anew when it is larger than this and than several times what is in it.
-const COMPACT_BYTES_MIN: u64 = 64 << 20;
-const COMPACT_FACTOR: u64 = 4;
+/// A log that is larger than this goes to the database before it is time.
+const FOLD_BYTES: u64 = 8 << 20;
 
-/// How many batches are written until its size is looked at.
-const BATCHES_PER_LOOK: u32 = 4096;
-
-/// How long a database may stay locked that somebody had open before, and how often that is looked at.
-const LOCKED_TIME_MAX: Duration = Duration::from_secs(5);
-const LOCKED_PAUSE: Duration = Duration::from_millis(5);
+/// Largest log. When the database is so far behind, changes fail.
+const LOG_BYTES_MAX: u64 = 256 << 20;
 
 /// Bits of a run's number that count within one process. Those above count processes.
 const RUN_BITS: u32 = 40;
-
-const EPOCH_KEY: &[u8] = b"epoch";
-const STARTS_KEY: &[u8] = b"starts";
-/// Stands before the name of an operation.
-const OPERATION: u8 = b'o';
 
 /// Why the journal cannot be used, or did not take something.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -67,7 +66,8 @@ impl From<std::io::Error> for JournalError {
 pub struct Journal {
     shared: Arc<Shared>,
     committed: watch::Receiver<Committed>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    folder: PathBuf,
     epoch: u64,
     first_run: u64,
 }
@@ -103,6 +103,34 @@ pub(crate) enum Change {
     Forgotten(OperationName),
 }
 
+impl Change {
+    /// The operation, and its record if it is still to be known.
+    fn into_record(self, now: SystemTime) -> (OperationName, Option<Vec<u8>>) {
+        match self {
+            Self::Live { name, run, queued_at, job } => (name, Some(record::live(run, queued_at, &job))),
+            Self::Ended { name, job, response } => (name, Some(record::ended(now, &job, &response))),
+            Self::Forgotten(name) => (name, None),
+        }
+    }
+}
+
+/// What a journal has done and how it stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JournalStats {
+    /// What its folder takes on disk, in bytes.
+    pub disk_bytes: u64,
+    /// Changes that were noted and are not written yet.
+    pub pending: u64,
+    /// Changes that were written.
+    pub changes: u64,
+    /// Changes that could not be written.
+    pub failed: u64,
+    /// How long it took to add a batch of them to the log.
+    pub batches: Histogram,
+    /// How long it took to bring the database up to date and flush it.
+    pub flushes: Histogram,
+}
+
 /// How far the thread is.
 #[derive(Clone, Debug, Default)]
 struct Committed {
@@ -117,6 +145,8 @@ struct Committed {
 struct Shared {
     pending: Mutex<Pending>,
     rung: Condvar,
+    stats: Mutex<JournalStats>,
+    flushes: Arc<Mutex<Histogram>>,
 }
 
 #[derive(Default)]
@@ -131,11 +161,22 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().expect("no code that holds this lock panics")
     }
+
+    fn count(&self, changes: u64, start: Instant, written: bool) {
+        let mut stats = self.stats.lock().expect("no code that holds this lock panics");
+        let counter = if written { &mut stats.changes } else { &mut stats.failed };
+        *counter += changes;
+        stats.batches.add(start.elapsed());
+    }
 }
 
 impl Journal {
     /// Opens the journal in a folder, or makes it, and reads what is there. Blocks.
     pub fn open(folder: &Path) -> Result<(Self, Left), JournalError> {
+        Self::open_with(folder, FOLD_EVERY)
+    }
+
+    fn open_with(folder: &Path, fold_every: Duration) -> Result<(Self, Left), JournalError> {
         let mut database = Database::open(folder)?;
         let epoch = match database.number(EPOCH_KEY)? {
             Some(epoch) => epoch,
@@ -144,19 +185,41 @@ impl Journal {
         let starts = database.number(STARTS_KEY)?.unwrap_or(0) + 1;
         database.db.insert(EPOCH_KEY, &epoch.to_be_bytes())?;
         database.db.insert(STARTS_KEY, &starts.to_be_bytes())?;
+        let last_log = database.take_in_logs()?;
         database.db.flush()?;
         let left = database.read()?;
         database.compact_if_large()?;
         let shared = Arc::<Shared>::default();
         let (sender, committed) = watch::channel(Committed::default());
-        let writer = Writer { shared: Arc::clone(&shared), committed: sender, database: Some(database) };
-        let folder = folder.to_owned();
-        let thread =
-            std::thread::Builder::new().name("journal".into()).spawn(move || writer.write(&folder))?;
+        let closing = Arc::<AtomicBool>::default();
+        // A fold is handed over only while the thread waits for one.
+        let (folds, receiver) = sync_channel(0);
+        let folding = Folding {
+            folder: folder.to_owned(),
+            database: Some(database),
+            folds: receiver,
+            closing: Arc::clone(&closing),
+            times: Arc::clone(&shared.flushes),
+        };
+        let folding = std::thread::Builder::new().name("journal-fold".into()).spawn(|| folding.run())?;
+        let writer = Writer {
+            folder: folder.to_owned(),
+            shared: Arc::clone(&shared),
+            committed: sender,
+            last_log,
+            log: None,
+            unfolded: Changes::new(),
+            since: Instant::now(),
+            folds: Some(folds),
+            closing,
+            fold_every,
+        };
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || writer.run(folding))?;
         let journal = Self {
             shared,
             committed,
             thread: Mutex::new(Some(thread)),
+            folder: folder.to_owned(),
             epoch,
             first_run: starts << RUN_BITS,
         };
@@ -185,12 +248,20 @@ impl Journal {
         noted
     }
 
+    /// How it stands. Looks at the folder.
+    pub(crate) fn stats(&self) -> JournalStats {
+        let stats = *self.shared.stats.lock().expect("no code that holds this lock panics");
+        let flushes = *self.shared.flushes.lock().expect("no code that holds this lock panics");
+        let pending = self.shared.lock().changes.len() as u64;
+        JournalStats { disk_bytes: bytes_below(&self.folder), pending, flushes, ..stats }
+    }
+
     /// How much was noted so far.
     pub(crate) fn noted(&self) -> u64 {
         self.shared.lock().noted
     }
 
-    /// Waits until everything up to a change survives.
+    /// Waits until everything up to a change survives the process.
     pub(crate) async fn kept(&self, number: u64) -> Result<(), JournalError> {
         let mut committed = self.committed.clone();
         let gone = || JournalError::Failed("its thread has ended".into());
@@ -200,9 +271,7 @@ impl Journal {
             _ => Ok(()),
         }
     }
-}
 
-impl Journal {
     /// Writes what was noted and closes the database. What is noted later is lost.
     pub(crate) fn close(&self) {
         self.shared.lock().closed = true;
@@ -221,175 +290,134 @@ impl Drop for Journal {
     }
 }
 
-/// The thread that writes.
+/// The thread that writes the log.
 struct Writer {
+    folder: PathBuf,
     shared: Arc<Shared>,
     committed: watch::Sender<Committed>,
-    /// None after a failure: sled wants to be opened anew then.
-    database: Option<Database>,
+    /// The number of the last log there was.
+    last_log: u64,
+    log: Option<Log>,
+    /// What the log has, and since when it has something.
+    unfolded: Changes,
+    since: Instant,
+    folds: Option<SyncSender<Fold>>,
+    closing: Arc<AtomicBool>,
+    fold_every: Duration,
 }
 
 impl Writer {
-    fn write(mut self, folder: &Path) {
-        let mut batches = 0u32;
+    fn run(mut self, folding: JoinHandle<()>) {
         loop {
-            let mut pending = self.shared.lock();
-            while pending.changes.is_empty() && !pending.closed {
-                pending = self.shared.rung.wait(pending).expect("no code that holds this lock panics");
+            let (changes, noted, closed) = self.wait();
+            if !changes.is_empty() {
+                self.write(changes, noted);
             }
-            if pending.changes.is_empty() {
-                return;
+            if closed {
+                break;
             }
-            let changes = std::mem::take(&mut pending.changes);
-            let noted = pending.noted;
-            drop(pending);
-            let written = self.apply(folder, &changes, batches.is_multiple_of(BATCHES_PER_LOOK));
-            batches = batches.wrapping_add(1);
-            self.committed.send_modify(|committed| {
-                committed.up_to = noted;
-                if let Err(error) = written {
-                    tracing::error!(%error, changes = changes.len(), "operations may not survive a restart");
-                    committed.failed_up_to = noted;
-                    committed.why = Some(error);
-                }
-            });
+            self.fold_if_due();
         }
+        self.closing.store(true, Ordering::Relaxed);
+        if let (Some(log), Some(folds)) = (self.log.take(), self.folds.take()) {
+            let Log { number, path, .. } = log;
+            // One that cannot be brought in now is so after the next start.
+            let _ = folds.send(Fold { changes: self.unfolded, number, path });
+        }
+        drop(self.folds);
+        // A thread that panicked has said so.
+        let _ = folding.join();
     }
 
-    fn apply(&mut self, folder: &Path, changes: &[Change], look: bool) -> Result<(), JournalError> {
-        let mut database = match self.database.take() {
-            Some(database) => database,
-            None => Database::open(folder)?,
-        };
-        let mut batch = sled::Batch::default();
-        let now = SystemTime::now();
-        for change in changes {
-            match change {
-                Change::Live { name, run, queued_at, job } => {
-                    batch.insert(operation_key(name), Record::live(*run, *queued_at, job).encoded());
-                }
-                Change::Ended { name, job, response } => {
-                    batch.insert(operation_key(name), Record::ended(now, job, response).encoded());
-                }
-                Change::Forgotten(name) => batch.remove(operation_key(name)),
+    /// Waits for changes, the end, or for it to be time to bring the database up to date.
+    fn wait(&self) -> (Vec<Change>, u64, bool) {
+        let mut pending = self.shared.lock();
+        while pending.changes.is_empty() && !pending.closed {
+            let rung = &self.shared.rung;
+            if self.unfolded.is_empty() {
+                pending = rung.wait(pending).expect("no code that holds this lock panics");
+                continue;
+            }
+            let left = self.fold_every.saturating_sub(self.since.elapsed());
+            // The database may be busy when it is time.
+            let left = if left.is_zero() { self.fold_every / 10 } else { left };
+            let (guard, waited) =
+                rung.wait_timeout(pending, left).expect("no code that holds this lock panics");
+            pending = guard;
+            if waited.timed_out() {
+                break;
             }
         }
-        database.db.apply_batch(batch)?;
-        database.db.flush()?;
-        if look {
-            database.compact_if_large()?;
+        (std::mem::take(&mut pending.changes), pending.noted, pending.closed)
+    }
+
+    fn write(&mut self, changes: Vec<Change>, noted: u64) {
+        let (start, count) = (Instant::now(), changes.len() as u64);
+        let written = self.add(changes);
+        self.shared.count(count, start, written.is_ok());
+        self.committed.send_modify(|committed| {
+            committed.up_to = noted;
+            if let Err(error) = written {
+                tracing::error!(%error, changes = count, "operations may not survive a restart");
+                committed.failed_up_to = noted;
+                committed.why = Some(error);
+            }
+        });
+    }
+
+    /// Adds changes to the log.
+    fn add(&mut self, changes: Vec<Change>) -> Result<(), JournalError> {
+        let now = SystemTime::now();
+        let mut frames = Vec::new();
+        let records: Vec<_> = changes.into_iter().map(|change| change.into_record(now)).collect();
+        for (name, record) in &records {
+            log::frame(&mut frames, name, record.as_deref());
         }
-        self.database = Some(database);
+        let log = match &mut self.log {
+            Some(log) => log,
+            None => {
+                let log = Log::create(&self.folder, self.last_log + 1)?;
+                self.last_log = log.number;
+                self.since = Instant::now();
+                self.log.insert(log)
+            }
+        };
+        if log.length() + frames.len() as u64 > LOG_BYTES_MAX {
+            let text = format!("the database is behind by a log of {LOG_BYTES_MAX} bytes");
+            return Err(JournalError::Failed(text));
+        }
+        log.add(&frames)?;
+        self.unfolded.extend(records);
         Ok(())
     }
-}
 
-fn operation_key(name: &OperationName) -> Vec<u8> {
-    let mut key = vec![OPERATION];
-    key.extend_from_slice(name.as_str().as_bytes());
-    key
-}
-
-/// The database, in `db`. While it is written anew the new one is `next`.
-struct Database {
-    folder: PathBuf,
-    db: sled::Db,
-}
-
-impl Database {
-    fn open(folder: &Path) -> Result<Self, JournalError> {
-        std::fs::create_dir_all(folder)?;
-        let (current, next, old) = (folder.join("db"), folder.join("next"), folder.join("old"));
-        if !current.exists() && next.exists() {
-            // It was complete before the old one was moved out of the way.
-            std::fs::rename(&next, &current)?;
+    /// Hands the log over to the database when it is time, unless that is busy.
+    fn fold_if_due(&mut self) {
+        let Some(log) = &self.log else { return };
+        let due = self.since.elapsed() >= self.fold_every || log.length() >= FOLD_BYTES || log.is_torn();
+        if !due {
+            return;
         }
-        for leftover in [next, old] {
-            remove(&leftover)?;
-        }
-        Ok(Self { folder: folder.to_owned(), db: open_at(&current)? })
-    }
-
-    fn number(&self, key: &[u8]) -> Result<Option<u64>, JournalError> {
-        let bytes = self.db.get(key)?;
-        Ok(bytes.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?))))
-    }
-
-    fn read(&self) -> Result<Left, JournalError> {
-        let mut left = Left::default();
-        for entry in self.db.scan_prefix([OPERATION]) {
-            let (key, value) = entry?;
-            let name = std::str::from_utf8(&key[1..]).ok().map(OperationName::from_client);
-            match name.and_then(|name| Record::decode(name, &value)) {
-                Some(Decoded::Live(live)) => left.live.push(live),
-                Some(Decoded::Ended(ended)) => left.ended.push(ended),
-                None => tracing::warn!("an operation in the journal cannot be read and is left out"),
+        let changes = std::mem::take(&mut self.unfolded);
+        let fold = Fold { changes, number: log.number, path: log.path.clone() };
+        let folds = self.folds.as_ref().expect("there until the end");
+        match folds.try_send(fold) {
+            Ok(()) => self.log = None,
+            Err(busy) => {
+                use std::sync::mpsc::TrySendError::{Disconnected, Full};
+                let (Full(fold) | Disconnected(fold)) = busy;
+                self.unfolded = fold.changes;
             }
         }
-        // The state machine takes them in the order in which they came and ended.
-        left.live.sort_by_key(|live| live.run);
-        left.ended.sort_by_key(|ended| ended.ended_at);
-        Ok(left)
-    }
-
-    /// sled gives no space back, so that what was removed goes with the whole database.
-    fn compact_if_large(&mut self) -> Result<(), JournalError> {
-        let size = self.db.size_on_disk()?;
-        if size < COMPACT_BYTES_MIN {
-            return Ok(());
-        }
-        let mut used = 0u64;
-        for entry in self.db.iter() {
-            let (key, value) = entry?;
-            used += (key.len() + value.len()) as u64;
-        }
-        if size < used.saturating_mul(COMPACT_FACTOR) {
-            return Ok(());
-        }
-        let path = |name: &str| self.folder.join(name);
-        let next = open_at(&path("next"))?;
-        for entry in self.db.iter() {
-            let (key, value) = entry?;
-            next.insert(key, value)?;
-        }
-        next.flush()?;
-        drop(next);
-        std::fs::rename(path("db"), path("old"))?;
-        std::fs::rename(path("next"), path("db"))?;
-        // Opened under its new name while the old one is still held: sled never looks at names again.
-        let old = std::mem::replace(&mut self.db, open_at(&path("db"))?);
-        drop(old);
-        remove(&path("old"))
     }
 }
 
-fn open_at(path: &Path) -> Result<sled::Db, JournalError> {
-    let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-    let begun = Instant::now();
-    loop {
-        // sled panics about some kinds of damage instead of reporting them.
-        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
-        match opened.unwrap_or_else(|_| Err(sled::Error::ReportableBug("sled panicked".to_owned()))) {
-            // Its threads let go of a database a moment after it was dropped.
-            Err(sled::Error::Io(error)) if is_locked(&error) => {
-                if begun.elapsed() > LOCKED_TIME_MAX {
-                    return Err(JournalError::InUse(path.to_owned()));
-                }
-                std::thread::sleep(LOCKED_PAUSE);
-            }
-            opened => return Ok(opened?),
-        }
-    }
-}
-
-/// sled has no kind of error for it.
-fn is_locked(error: &std::io::Error) -> bool {
-    error.to_string().starts_with("could not acquire lock")
-}
-
-fn remove(folder: &Path) -> Result<(), JournalError> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
+/// What the files below a folder take. What vanishes meanwhile counts as nothing.
+fn bytes_below(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries
+        .flatten()
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
+        .map(|(path, metadata)| if metadata.is_dir() { bytes_below(&path) } else { metadata.len() })
+        .sum()
 }

@@ -5,6 +5,7 @@
 //! priority and key come in with the [`Job`].
 
 mod fair;
+mod figures;
 mod held;
 mod job;
 pub mod journal;
@@ -14,9 +15,13 @@ pub mod queue;
 pub mod state;
 
 pub use fair::TenantLoad;
+pub use figures::{
+    BOUNDS_SECONDS, Figures, Histogram, Loss, OTHER_PLATFORMS, PLATFORMS_SHOWN_MAX, PlatformFigures,
+    TenantFigures, Timed, Totals,
+};
 pub use held::Held;
 pub use job::{Invocation, Job, OperationName, RunId, WorkerId};
-pub use journal::{Journal, JournalError};
+pub use journal::{Journal, JournalError, JournalStats};
 pub use limits::{SchedulerLimits, SubmitError, TenantPolicy, Tenants, WEIGHT_MAX};
 pub use platform::{Offer, Platform, Unsatisfiable};
 pub use queue::{LocalQueue, Operation, QueueLoad, Restored};

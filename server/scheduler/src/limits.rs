@@ -61,11 +61,13 @@ pub struct TenantPolicy {
     pub queued_max: Option<usize>,
     /// What its runs may take together of the workers' memory, in bytes.
     pub memory_bytes_max: Option<u64>,
+    /// Its operations that have not ended, those that joined another's run included.
+    pub operations_max: Option<usize>,
 }
 
 impl Default for TenantPolicy {
     fn default() -> Self {
-        Self { weight: 1, running_max: None, queued_max: None, memory_bytes_max: None }
+        Self { weight: 1, running_max: None, queued_max: None, memory_bytes_max: None, operations_max: None }
     }
 }
 
@@ -99,6 +101,8 @@ pub enum SubmitError {
     TooManyPlatforms(usize),
     #[error("{0} operations have not ended yet; limit is {0}")]
     TooManyOperations(usize),
+    #[error("{0} operations of this instance have not ended yet; limit is {0}")]
+    TenantTooManyOperations(usize),
     #[error("the server is shutting down")]
     ShuttingDown,
     #[error(transparent)]

@@ -20,7 +20,12 @@ pub enum PlatformError {
     TooMany(usize),
     #[error("platform has a property without a name")]
     EmptyName,
+    #[error("platform asks for OSFamily={0} and for OSFamily={1}; nothing is both")]
+    TwoFamilies(String, String),
 }
+
+/// The standard property that has one value. Workers that run several kinds of commands offer several.
+const OS_FAMILY: &str = "OSFamily";
 
 impl Platform {
     /// Reads the wire form. `OSFamily` is compared in lower case: clients also send `Linux`.
@@ -33,11 +38,21 @@ impl Platform {
             if property.name.is_empty() {
                 return Err(PlatformError::EmptyName);
             }
-            let lower = property.name == "OSFamily";
+            let lower = property.name == OS_FAMILY;
             let value = if lower { property.value.to_lowercase() } else { property.value.clone() };
             Ok((property.name.clone(), value))
         };
-        properties.iter().map(parse).collect::<Result<_, _>>().map(Self)
+        let parsed = Self(properties.iter().map(parse).collect::<Result<_, _>>()?);
+        match parsed.two_families() {
+            Some((first, second)) => Err(PlatformError::TwoFamilies(first.into(), second.into())),
+            None => Ok(parsed),
+        }
+    }
+
+    fn two_families(&self) -> Option<(&str, &str)> {
+        let mut families = self.iter().filter(|(name, _)| *name == OS_FAMILY).map(|(_, value)| value);
+        let first = families.next()?;
+        Some((first, families.find(|value| *value != first)?))
     }
 
     /// Properties that were read from the wire once.
@@ -192,6 +207,13 @@ pub(crate) mod tests {
         let wire = reapi::Platform { properties: vec![property("OSFamily", "Linux"), property("ISA", "X")] };
         let parsed = Platform::from_wire(Some(&wire)).unwrap();
         assert_eq!((parsed.get("OSFamily"), parsed.get("ISA")), (Some("linux"), Some("X")));
+        let families = |values: [&str; 2]| {
+            let properties = values.map(|value| property("OSFamily", value)).to_vec();
+            Platform::from_wire(Some(&reapi::Platform { properties }))
+        };
+        assert!(families(["linux", "Linux"]).is_ok());
+        let both = PlatformError::TwoFamilies("linux".into(), "wasi".into());
+        assert_eq!(families(["linux", "wasi"]), Err(both));
         let many = reapi::Platform { properties: vec![property("a", "b"); 65] };
         assert_eq!(Platform::from_wire(Some(&many)), Err(PlatformError::TooMany(65)));
     }

@@ -17,8 +17,8 @@ pub use self::restart::Restored;
 use crate::journal::Change;
 use crate::state::{Scheduler, Stage, View, Waiting};
 use crate::{
-    Assignment, Held, Job, Journal, JournalError, Offer, OperationName, RunId, SchedulerLimits, SubmitError,
-    Tenants, WorkQueue, WorkerId,
+    Assignment, Figures, Held, Job, Journal, JournalError, JournalStats, Loss, Offer, OperationName, RunId,
+    SchedulerLimits, SubmitError, Tenants, WorkQueue, WorkerId,
 };
 
 /// How often the queue looks for what is due.
@@ -199,6 +199,16 @@ impl LocalQueue {
         }
     }
 
+    /// How the queue stands, and what it has done.
+    pub fn figures(&self) -> Figures {
+        self.lock().state.figures(Instant::now())
+    }
+
+    /// How the journal stands, if there is one. Looks at its folder.
+    pub fn journal(&self) -> Option<JournalStats> {
+        self.shared.journal.as_ref().map(Journal::stats)
+    }
+
     /// Refuses new actions, and lets every worker that asks for work go home. What no worker has is given up, or left
     /// to the next process where there is a journal: those who follow it come to the end of their stream.
     pub fn shut_down(&self) {
@@ -339,7 +349,7 @@ impl WorkQueue for LocalQueue {
     }
 
     async fn unregister(&self, worker: WorkerId) {
-        self.remove_worker(worker, "left");
+        self.remove_worker(worker, &Loss::Left);
     }
 
     async fn next(&self, worker: WorkerId) -> Option<Assignment> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use wardian_proto::{DigestFunction, InstanceName, reapi};
 use wardian_scheduler::{
-    Invocation, Job, LocalQueue, Offer, Platform, SchedulerLimits, Tenants, WorkQueue as _,
+    Invocation, Job, Journal, LocalQueue, Offer, Platform, SchedulerLimits, Tenants, WorkQueue as _,
 };
 use wardian_store::action_cache::ActionCache;
 use wardian_store::backend::MemoryStore;
@@ -68,27 +68,47 @@ async fn take(queue: &LocalQueue, worker: wardian_scheduler::WorkerId) -> Durati
     start.elapsed() / 100
 }
 
+fn new_queue(journal: Option<&std::path::Path>) -> LocalQueue {
+    let store = Arc::new(MemoryStore::new(1 << 20));
+    let (limits, tenants) = (SchedulerLimits::default(), Tenants::default());
+    let action_cache = ActionCache::new(store.clone(), store);
+    let Some(folder) = journal else { return LocalQueue::new(limits, tenants, action_cache) };
+    let journal = Journal::open(folder).unwrap();
+    LocalQueue::restarted(limits, tenants, action_cache, journal, Duration::ZERO).0
+}
+
+// One test: what is allocated is counted for all of the process.
 #[tokio::test]
 async fn a_hundred_thousand_operations_wait_in_little_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    fill(new_queue(None), "without a journal").await;
+    fill(new_queue(Some(folder.path())), "with a journal").await;
+    // And once more by the next process.
+    let journal = Journal::open(folder.path()).unwrap();
     let store = Arc::new(MemoryStore::new(1 << 20));
-    let queue = LocalQueue::new(
-        SchedulerLimits::default(),
-        Tenants::default(),
-        ActionCache::new(store.clone(), store),
-    );
+    let action_cache = ActionCache::new(store.clone(), store);
+    let (limits, tenants) = (SchedulerLimits::default(), Tenants::default());
+    let (queue, restored) = LocalQueue::restarted(limits, tenants, action_cache, journal, Duration::ZERO);
+    assert_eq!((restored.len(), queue.load().queued_runs), (QUEUED - 200, QUEUED - 200));
+}
+
+async fn fill(queue: LocalQueue, name: &str) {
     let properties = [("OSFamily".into(), vec!["wasi".into()]), ("ISA".into(), vec!["wasm32".into()])];
     let offer = Offer { name: "w".into(), properties: properties.into(), slots: 1, memory_bytes: None };
     let worker = queue.register(offer).await;
 
     let few: Vec<_> = (0..1_000).map(|number| queue.submit(job(number), None).unwrap()).collect();
     let with_few = take(&queue, worker).await;
+    queue.settled().await.unwrap();
     let before = ALLOCATED.load(Ordering::Relaxed);
     let many: Vec<_> =
         (0..QUEUED - 1_000).map(|number| queue.submit(job(number + 1_000), None).unwrap()).collect();
+    queue.settled().await.unwrap();
     let each = (ALLOCATED.load(Ordering::Relaxed) - before) / many.len();
     let with_many = take(&queue, worker).await;
-    println!("{each} bytes for each operation that waits");
+    println!("{name}: {each} bytes for each operation that waits");
     println!("to take one and end it: {with_few:?} with 1,000 waiting, {with_many:?} with {QUEUED}");
     assert!(each <= BYTES_FOR_EACH_MAX, "{each} bytes");
     drop((few, many));
+    queue.close();
 }

@@ -136,6 +136,11 @@ impl Caller {
         caller.cloned().ok_or_else(|| Status::internal("a request that nobody asked for its rights"))
     }
 
+    /// What messages call it. Those that nothing tells apart have one name.
+    pub(crate) fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
     /// Whether the caller may do something to an instance.
     pub fn may(&self, verb: Verb, instance: &InstanceName) -> bool {
         let within = self.instances.as_ref().is_none_or(|named| named.contains(instance));

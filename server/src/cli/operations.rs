@@ -18,6 +18,9 @@ use super::format;
 /// Operations that are listed, at the most.
 const LISTED_MAX: usize = 10_000;
 
+/// What is listed without being told.
+const NOT_ENDED: &str = "done=false";
+
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -27,10 +30,15 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 /// List what a server has to do: which operations wait, why, and what runs where.
 #[derive(Args, Debug)]
 #[command(after_help = "\
+A filter is NAME=VALUE terms with AND between them, a value with spaces in double quotes: done=true or false,
+stage=QUEUED, EXECUTING or COMPLETED, invocation=ID, action=HASH or HASH/SIZE, worker=NAME.
+
 Examples:
   wardian operations             what waits and what runs
   wardian operations --all       also what has ended and can still be asked for
   wardian operations --watch     again every second
+  wardian operations --filter 'stage=QUEUED AND invocation=ID'
+                                 of one run of a build tool what waits
   wardian operations cancel NAME stop one; others that wait for the same action go on")]
 pub(crate) struct OperationsArgs {
     #[command(subcommand)]
@@ -38,6 +46,9 @@ pub(crate) struct OperationsArgs {
     /// Also list operations that have ended.
     #[arg(long, short)]
     all: bool,
+    /// List what passes a filter instead, ended or not.
+    #[arg(long, value_name = "FILTER", conflicts_with = "all")]
+    filter: Option<String>,
     /// List again every second, until Ctrl-C.
     #[arg(long, short)]
     watch: bool,
@@ -80,15 +91,20 @@ pub(crate) async fn operations(remote: &Remote, args: OperationsArgs) -> anyhow:
         client.cancel_operation(name).await?;
         return Ok(ExitCode::SUCCESS);
     }
+    let filter = match &args.filter {
+        Some(filter) => filter,
+        None if args.all => "",
+        None => NOT_ENDED,
+    };
     loop {
         let now = SystemTime::now();
-        let operations = client.operations(LISTED_MAX).await?;
-        let rows: Vec<Row> = operations
-            .iter()
-            .filter(|operation| args.all || !operation.done)
-            .map(|operation| row(operation, now))
-            .collect();
-        let text = if args.json { json(&rows)? } else { table(&rows) };
+        let operations = client.operations(filter, LISTED_MAX).await?;
+        let rows: Vec<Row> = operations.iter().map(|operation| row(operation, now)).collect();
+        let text = match (args.json, rows.is_empty()) {
+            (true, _) => json(&rows)?,
+            (_, true) if args.filter.is_some() => "nothing passes the filter\n".to_owned(),
+            _ => table(&rows),
+        };
         let clear = args.watch && !args.json && std::io::stdout().is_terminal();
         super::print(format!("{}{text}", if clear { CLEAR } else { "" }))?;
         if !args.watch || until_interrupted(tokio::time::sleep(WATCH_INTERVAL)).await.is_none() {

@@ -1,12 +1,12 @@
 //! One run of an action, followed from Execute to its end through broken connections.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use prost::Message;
 use tonic::{Code, Status, Streaming};
 use wardian_proto::{longrunning, reapi, rpc};
 use wardian_store::backend::Connection;
+use wardian_store::is_unavailable;
 
 use super::{ClientError, Failure, MESSAGE_BYTES_MAX};
 
@@ -138,7 +138,7 @@ impl Execution {
         let call = if self.name.is_some() { "WaitExecution" } else { "Execute" };
         // A server that was started anew does not know the operation: ask for the action once more.
         let forgotten = status.code() == Code::NotFound && self.name.take().is_some();
-        if !forgotten && !is_broken_connection(&status) {
+        if !forgotten && !is_unavailable(&status) {
             return Err(ClientError::call(call, status));
         }
         self.stream = None;
@@ -151,13 +151,6 @@ impl Execution {
         tokio::time::sleep(pause(self.failures)).await;
         Ok(Step::Retry(failure))
     }
-}
-
-/// Whether the fault lies with the way to the server rather than with the call.
-fn is_broken_connection(status: &Status) -> bool {
-    // Only statuses that were made on this side have a source: what the server sends is just text.
-    let made_here = matches!(status.code(), Code::Unknown | Code::Internal) && status.source().is_some();
-    status.code() == Code::Unavailable || made_here
 }
 
 fn pause(failures: u32) -> Duration {
@@ -230,14 +223,6 @@ mod tests {
         assert_eq!(pause(2), RETRY_PAUSE * 2);
         assert_eq!(pause(RETRIES_MAX), RETRY_PAUSE_MAX);
         assert_eq!(pause(u32::MAX), RETRY_PAUSE_MAX);
-    }
-
-    #[test]
-    fn only_the_connection_is_retried() {
-        assert!(is_broken_connection(&Status::unavailable("draining")));
-        for status in [Status::internal("bug"), Status::unknown("?"), Status::not_found("blob")] {
-            assert!(!is_broken_connection(&status), "{status}");
-        }
     }
 
     #[test]

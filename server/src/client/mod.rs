@@ -87,12 +87,17 @@ impl Client {
         }
     }
 
-    /// Lists the operations of the instance that can be asked for, `count` at the most.
-    pub async fn operations(&self, count: usize) -> Result<Vec<longrunning::Operation>, ClientError> {
+    /// Lists the operations of the instance that can be asked for and pass a filter, `count` at the most.
+    pub async fn operations(
+        &self,
+        filter: &str,
+        count: usize,
+    ) -> Result<Vec<longrunning::Operation>, ClientError> {
         let mut client = longrunning::operations_client::OperationsClient::new(self.connection.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         let mut request = longrunning::ListOperationsRequest {
             name: format!("{}operations", self.instance.prefix()),
+            filter: filter.to_owned(),
             ..Default::default()
         };
         let mut operations = Vec::new();

@@ -3,6 +3,7 @@
 //! A member is a worker by its name. It outlives its connection for as long as the queue waits for it (its lease), so
 //! that a short break of the network costs nothing, and its name stays taken while it is connected.
 
+mod enclose;
 mod logs;
 mod offer;
 mod session;
@@ -16,7 +17,8 @@ use std::time::{Duration, SystemTime};
 use tonic::Status;
 use wardian_proto::{InstanceName, wardian};
 use wardian_runtime::TrustedModules;
-use wardian_scheduler::{LocalQueue, WorkerId};
+use wardian_scheduler::{LocalQueue, Loss, WorkerId};
+use wardian_store::BlobStore;
 
 use self::logs::WorkerLogs;
 use crate::logs::LogStreams;
@@ -49,6 +51,7 @@ pub(crate) struct Fleet {
 
 struct Shared {
     queue: LocalQueue,
+    blobs: Arc<dyn BlobStore>,
     logs: LogStreams,
     trusted: TrustedModules,
     instances: Vec<InstanceName>,
@@ -83,16 +86,50 @@ struct Joined {
     logs: WorkerLogs,
 }
 
+/// How a worker stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Standing {
+    /// It takes work.
+    Ready,
+    /// It has no connection, and is waited for until its lease is over.
+    Away,
+    Paused,
+    Draining,
+}
+
+impl Standing {
+    /// Each, with its name in metrics.
+    pub(crate) const ALL: [(Self, &'static str); 4] = [
+        (Self::Ready, "ready"),
+        (Self::Away, "away"),
+        (Self::Paused, "paused"),
+        (Self::Draining, "draining"),
+    ];
+}
+
+/// Workers of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct KindFigures {
+    /// By how they stand.
+    pub(crate) workers: [u64; Standing::ALL.len()],
+    pub(crate) slots: u64,
+    /// Slots that could be given something now.
+    pub(crate) slots_free: u64,
+}
+
 impl Fleet {
     pub(crate) fn new(
         queue: LocalQueue,
+        blobs: Arc<dyn BlobStore>,
         logs: LogStreams,
         trusted: TrustedModules,
         instances: Vec<InstanceName>,
         limits: FleetLimits,
     ) -> Self {
         let (connections, inner) = (AtomicU64::new(0), Mutex::default());
-        Self { shared: Arc::new(Shared { queue, logs, trusted, instances, limits, connections, inner }) }
+        Self {
+            shared: Arc::new(Shared { queue, blobs, logs, trusted, instances, limits, connections, inner }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -115,7 +152,7 @@ impl Fleet {
             } else if known && member.connection.is_some() {
                 return Err(taken(&offer.name));
             } else {
-                queue.remove_worker(member.worker, "was started anew");
+                queue.remove_worker(member.worker, &Loss::StartedAnew);
             }
         } else if queue.workers().iter().any(|other| other.offer.name == offer.name) {
             return Err(taken(&offer.name));
@@ -156,7 +193,7 @@ impl Fleet {
         if leaving {
             inner.members.remove(name);
             drop(inner);
-            self.shared.queue.remove_worker(worker, "left");
+            self.shared.queue.remove_worker(worker, &Loss::Left);
         }
     }
 
@@ -208,6 +245,30 @@ impl Fleet {
             .collect();
         states.sort_by(|a, b| name_of(a).cmp(name_of(b)));
         states
+    }
+
+    /// All workers in numbers: those inside the server, then those elsewhere.
+    pub(crate) fn figures(&self) -> [KindFigures; 2] {
+        let inner = self.lock();
+        let members: HashMap<WorkerId, &Member> =
+            inner.members.values().map(|member| (member.worker, member)).collect();
+        let mut kinds = [KindFigures::default(); 2];
+        for view in self.shared.queue.workers() {
+            let member = members.get(&view.id);
+            let kind = &mut kinds[usize::from(member.is_some())];
+            kind.slots += view.offer.slots as u64;
+            if !view.draining {
+                kind.slots_free += view.offer.slots.saturating_sub(view.running) as u64;
+            }
+            let state = match member {
+                Some(member) if member.leave || member.offer.leaving => Standing::Draining,
+                _ if inner.paused.contains(&view.offer.name) => Standing::Paused,
+                Some(member) if member.connection.is_none() => Standing::Away,
+                _ => Standing::Ready,
+            };
+            kind.workers[state as usize] += 1;
+        }
+        kinds
     }
 
     /// Gives a worker nothing more, or something again, or lets it end.

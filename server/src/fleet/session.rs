@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 use wardian_proto::{DigestFunction, reapi, rpc, wardian};
-use wardian_scheduler::{Assignment, RunId, WorkQueue as _};
+use wardian_scheduler::{Assignment, Loss, RunId, WorkQueue as _};
 
 use super::{Fleet, Joined};
 
@@ -113,6 +113,7 @@ impl Session {
             rung.as_mut().enable();
             self.collect(&mut next)?;
             if answer || !is_empty(&next) {
+                super::enclose::enclose(&*self.fleet.shared.blobs, &mut next.runs).await;
                 self.sequence += 1;
                 next.sequence = self.sequence;
                 next.lease = lease.try_into().ok();
@@ -167,7 +168,7 @@ impl Session {
         }
         for run in queue.runs_of(worker) {
             if !held.contains(&run) {
-                queue.give_back(worker, run, "did not get it");
+                queue.give_back(worker, run, &Loss::NotReceived);
             }
         }
         orders
@@ -207,7 +208,7 @@ impl Session {
         for run in queue.runs_of(worker) {
             let named = self.given.get(&run).is_some_and(|given| given.sequence <= report.orders_seen);
             if named && !held.contains(&run) {
-                queue.give_back(worker, run, "does not have it any more");
+                queue.give_back(worker, run, &Loss::Dropped);
                 self.given.remove(&run);
             }
         }
@@ -221,7 +222,7 @@ impl Session {
         tokio::spawn(async move {
             let status = response.status.as_ref().filter(|status| status.code == i32::from(RETRIED));
             match status {
-                Some(status) => queue.give_back(worker, run, &status.message),
+                Some(status) => queue.give_back(worker, run, &Loss::Unable(status.message.clone())),
                 None => queue.complete(worker, run, response).await,
             }
             if let Err(error) = queue.settled().await {
@@ -276,6 +277,7 @@ impl Session {
                 action_digest: Some(job.action.to_wire()),
                 digest_function: job.action.function().wire().into(),
                 queued: Some(queued_at.into()),
+                blobs: Vec::new(),
             });
             let given = GivenRun { sequence: self.sequence + 1, cancelled, told: false };
             self.given.insert(run, given);

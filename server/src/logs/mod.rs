@@ -1,12 +1,11 @@
 //! Log streams: what one party writes and others read while it grows.
 //!
-//! They are held in memory, each up to a limit and all together up to another; those that ended stay for a while and
-//! go first when there is no room. Nothing of them survives the server.
+//! They are held in memory, each up to a limit, those of one client up to a second and all together up to a third; those
+//! that ended stay for a while and go first when there is no room, whoever reads them. Nothing of them survives the server.
 
 mod stream;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -31,6 +30,10 @@ pub struct LogLimits {
     pub total_bytes_max: u64,
     /// Streams, those that ended included.
     pub streams_max: usize,
+    /// Bytes of the streams that one client made.
+    pub client_bytes_max: u64,
+    /// Streams that one client made, those that ended included. The rest is for what actions write.
+    pub client_streams_max: usize,
     /// How long a stream that ended can still be read.
     pub kept_for: Duration,
     /// How long a client that made a stream may write nothing before the stream is ended.
@@ -43,6 +46,8 @@ impl Default for LogLimits {
             stream_bytes_max: 16 << 20,
             total_bytes_max: 256 << 20,
             streams_max: 20_000,
+            client_bytes_max: 64 << 20,
+            client_streams_max: 5_000,
             kept_for: Duration::from_secs(15 * 60),
             idle_max: Duration::from_secs(60 * 60),
         }
@@ -57,16 +62,25 @@ pub struct LogStreams {
 
 struct Shared {
     limits: LogLimits,
-    /// Bytes that all streams hold.
-    bytes: AtomicU64,
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
     streams: HashMap<String, Arc<Stream>>,
-    /// Names in the order in which they ended.
-    ended: VecDeque<(Instant, String)>,
+    /// Those that ended, in the order in which they did.
+    ended: VecDeque<(Instant, Arc<Stream>)>,
+    /// What all streams hold.
+    bytes: u64,
+    /// What those hold that clients made.
+    clients: HashMap<Arc<str>, Share>,
+}
+
+/// What the streams of one client take.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Share {
+    streams: usize,
+    bytes: u64,
 }
 
 /// What a writer is told.
@@ -79,8 +93,7 @@ pub(crate) struct Committed {
 impl LogStreams {
     /// No streams yet. Must be called inside the runtime.
     pub fn new(limits: LogLimits) -> Self {
-        let shared =
-            Arc::new(Shared { limits, bytes: AtomicU64::new(0), inner: Mutex::new(Inner::default()) });
+        let shared = Arc::new(Shared { limits, inner: Mutex::new(Inner::default()) });
         tokio::spawn(sweep(Arc::downgrade(&shared)));
         Self { shared }
     }
@@ -90,12 +103,12 @@ impl LogStreams {
         self.shared.limits.idle_max
     }
 
-    /// Makes a stream that a client writes. The name comes with the writer's token.
-    pub(crate) fn create(&self, instance: &InstanceName) -> Result<LogName, Status> {
+    /// Makes a stream that this client writes. The name comes with the writer's token.
+    pub(crate) fn create(&self, instance: &InstanceName, client: Arc<str>) -> Result<LogName, Status> {
         // 244 random bits.
         let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
         let name = LogName { instance: instance.clone(), id: Uuid::new_v4().to_string(), token: Some(token) };
-        self.shared.add(&name)?;
+        self.shared.add(&name, Some(client))?;
         Ok(name)
     }
 
@@ -150,18 +163,31 @@ impl Shared {
         self.inner.lock().expect("no code that holds this lock panics")
     }
 
-    fn add(&self, name: &LogName) -> Result<Arc<Stream>, Status> {
+    fn add(&self, name: &LogName, client: Option<Arc<str>>) -> Result<Arc<Stream>, Status> {
         let mut inner = self.lock();
+        if let Some(client) = &client {
+            let max = self.limits.client_streams_max;
+            while inner.share(client).streams >= max {
+                if !inner.drop_oldest(Some(client)) {
+                    return Err(Status::resource_exhausted(format!(
+                        "{client} has {max} log streams open (limit client_streams_max)"
+                    )));
+                }
+            }
+        }
         let max = self.limits.streams_max;
         while inner.streams.len() >= max {
-            if !self.drop_oldest(&mut inner) {
+            if !inner.drop_oldest(None) {
                 return Err(Status::resource_exhausted(format!(
                     "{max} log streams are open (limit streams_max)"
                 )));
             }
         }
-        let stream = Arc::new(Stream::new(name.for_readers(), name.token.clone()));
+        let stream = Arc::new(Stream::new(name.for_readers(), name.token.clone(), client));
         inner.streams.insert(name.for_readers(), Arc::clone(&stream));
+        if let Some(client) = stream.client() {
+            inner.share(client).streams += 1;
+        }
         Ok(stream)
     }
 
@@ -171,7 +197,7 @@ impl Shared {
         if self.lock().streams.contains_key(&key) {
             return Err(Status::already_exists(format!("log stream {key:?} exists")));
         }
-        self.add(name)
+        self.add(name, None)
     }
 
     fn find(&self, name: &LogName) -> Result<Arc<Stream>, Status> {
@@ -194,44 +220,56 @@ impl Shared {
         Err(Status::permission_denied(format!("that is not the write_resource_name of {name:?}")))
     }
 
-    /// Takes room for bytes, from streams that ended if need be.
-    fn charge(&self, bytes: u64) -> bool {
-        let max = self.limits.total_bytes_max;
-        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= max);
-        loop {
-            if self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok() {
-                return true;
-            }
-            if bytes > max || !self.drop_oldest(&mut self.lock()) {
-                return false;
+    /// Takes room for bytes, from streams that ended if need be: a client's from its own first.
+    fn charge(&self, client: Option<&Arc<str>>, bytes: u64) -> Result<(), Status> {
+        let LogLimits { client_bytes_max, total_bytes_max, .. } = self.limits;
+        let mut inner = self.lock();
+        if let Some(client) = client {
+            while bytes > client_bytes_max - inner.share(client).bytes {
+                if bytes > client_bytes_max || !inner.drop_oldest(Some(client)) {
+                    return Err(full(format!(
+                        "the log streams of {client} hold {client_bytes_max} bytes (limit client_bytes_max)"
+                    )));
+                }
             }
         }
+        while bytes > total_bytes_max - inner.bytes {
+            if bytes > total_bytes_max || !inner.drop_oldest(None) {
+                return Err(full(format!(
+                    "all log streams together hold {total_bytes_max} bytes (limit total_bytes_max)"
+                )));
+            }
+        }
+        inner.bytes += bytes;
+        if let Some(client) = client {
+            inner.share(client).bytes += bytes;
+        }
+        Ok(())
     }
 
-    fn release(&self, bytes: u64) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    fn release(&self, client: Option<&Arc<str>>, bytes: u64) {
+        self.lock().release(client, bytes);
     }
 
     fn end(&self, stream: &Arc<Stream>, why: Option<Status>) {
         if stream.end(why) {
-            self.lock().ended.push_back((Instant::now(), stream.name().to_owned()));
+            self.lock().ended.push_back((Instant::now(), Arc::clone(stream)));
         }
-    }
-
-    /// Forgets the stream that ended first. Whoever reads it goes on to its end, and holds its bytes until then.
-    fn drop_oldest(&self, inner: &mut Inner) -> bool {
-        let Some((_, name)) = inner.ended.pop_front() else { return false };
-        if let Some(stream) = inner.streams.remove(&name) {
-            self.release(stream.committed().bytes);
-        }
-        true
     }
 
     fn expire(&self, now: Instant) {
         let mut inner = self.lock();
-        let is_old = |at: Instant| now.saturating_duration_since(at) >= self.limits.kept_for;
-        while inner.ended.front().is_some_and(|(at, _)| is_old(*at)) {
-            self.drop_oldest(&mut inner);
+        let mut at = 0;
+        while let Some((ended_at, stream)) = inner.ended.get(at) {
+            if now.saturating_duration_since(*ended_at) < self.limits.kept_for {
+                break;
+            }
+            // Who reads it may read to its end, while nobody needs the room.
+            if stream.has_readers() {
+                at += 1;
+            } else {
+                inner.forget(at);
+            }
         }
         let idle_max = self.limits.idle_max;
         let idle: Vec<_> =
@@ -241,6 +279,50 @@ impl Shared {
             self.end(&stream, Some(Status::aborted("the writer of this log stream went away")));
         }
     }
+}
+
+impl Inner {
+    fn share(&mut self, client: &Arc<str>) -> &mut Share {
+        if !self.clients.contains_key(client) {
+            self.clients.insert(Arc::clone(client), Share::default());
+        }
+        self.clients.get_mut(client).expect("inserted above")
+    }
+
+    fn release(&mut self, client: Option<&Arc<str>>, bytes: u64) {
+        self.bytes -= bytes;
+        if let Some(client) = client {
+            self.share(client).bytes -= bytes;
+        }
+    }
+
+    /// Forgets the stream that ended first, of a client's if one is named: one that nobody reads, if there is one.
+    fn drop_oldest(&mut self, client: Option<&Arc<str>>) -> bool {
+        let is_meant = |stream: &Stream| client.is_none() || stream.client() == client;
+        let find = |fits: &dyn Fn(&Stream) -> bool| self.ended.iter().position(|(_, stream)| fits(stream));
+        let at = find(&|stream| is_meant(stream) && !stream.has_readers()).or_else(|| find(&is_meant));
+        let Some(at) = at else { return false };
+        self.forget(at);
+        true
+    }
+
+    /// Forgets a stream that ended. Its bytes are gone at once, also for whoever reads it.
+    fn forget(&mut self, at: usize) {
+        let Some((_, stream)) = self.ended.remove(at) else { return };
+        self.streams.remove(stream.name());
+        self.release(stream.client(), stream.give_up());
+        if let Some(client) = stream.client() {
+            let share = self.share(client);
+            share.streams -= 1;
+            if *share == Share::default() {
+                self.clients.remove(client);
+            }
+        }
+    }
+}
+
+fn full(text: String) -> Status {
+    Status::resource_exhausted(text)
 }
 
 async fn sweep(shared: Weak<Shared>) {
@@ -255,7 +337,7 @@ async fn sweep(shared: Weak<Shared>) {
 impl Logs for LogStreams {
     fn open(&self, instance: &InstanceName) -> Option<NamedSink> {
         let name = LogName { instance: instance.clone(), id: Uuid::new_v4().to_string(), token: None };
-        let stream = self.shared.add(&name).ok()?;
+        let stream = self.shared.add(&name, None).ok()?;
         let sink = ActionLog { stream, shared: Arc::clone(&self.shared) };
         Some(NamedSink { name: name.for_readers(), sink: Box::new(sink) })
     }

@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::{Committed, Shared};
+use super::{Committed, Shared, full};
 
 /// Bytes are held in blocks of this size, so that a stream that grows is never copied.
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -18,6 +18,8 @@ pub(super) struct Stream {
     name: String,
     /// What a client needs to write; `None` when no client may.
     token: Option<String>,
+    /// Who made it, if a client did.
+    client: Option<Arc<str>>,
     state: Mutex<State>,
     /// Changes with every byte and at the end.
     progress: watch::Sender<u64>,
@@ -30,18 +32,37 @@ struct State {
     ended: bool,
     /// Why it ended before its writer said so.
     why: Option<Status>,
+    /// Whether its bytes were given up for others.
+    is_given_up: bool,
+    /// When bytes came last.
     written_at: Instant,
 }
 
 impl Stream {
-    pub(super) fn new(name: String, token: Option<String>) -> Self {
-        let state =
-            State { blocks: Vec::new(), length: 0, ended: false, why: None, written_at: Instant::now() };
-        Self { name, token, state: Mutex::new(state), progress: watch::Sender::new(0) }
+    pub(super) fn new(name: String, token: Option<String>, client: Option<Arc<str>>) -> Self {
+        let state = State {
+            blocks: Vec::new(),
+            length: 0,
+            ended: false,
+            why: None,
+            is_given_up: false,
+            written_at: Instant::now(),
+        };
+        Self { name, token, client, state: Mutex::new(state), progress: watch::Sender::new(0) }
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Who made it, if a client did.
+    pub(super) fn client(&self) -> Option<&Arc<str>> {
+        self.client.as_ref()
+    }
+
+    /// Whether somebody reads it.
+    pub(super) fn has_readers(&self) -> bool {
+        self.progress.receiver_count() > 0
     }
 
     /// Whether a token is this stream's. Takes equally long whatever is wrong with it.
@@ -73,13 +94,12 @@ impl Stream {
         // Nobody's log goes for bytes that are refused anyway.
         self.lock().check(offset, length, shared.limits.stream_bytes_max)?;
         // Room may have to be taken from other streams, which must not happen under this one's lock.
-        if length > 0 && !shared.charge(length) {
-            let max = shared.limits.total_bytes_max;
-            return Err(full(format!("all log streams together hold {max} bytes (limit total_bytes_max)")));
+        if length > 0 {
+            shared.charge(self.client(), length)?;
         }
         let added = self.add(offset, bytes, shared.limits.stream_bytes_max);
         if added.is_err() {
-            shared.release(length);
+            shared.release(self.client(), length);
         }
         let committed = added?;
         self.progress.send_replace(committed.bytes);
@@ -90,7 +110,9 @@ impl Stream {
         let mut state = self.lock();
         state.check(offset, bytes.len() as u64, bytes_max)?;
         state.length += bytes.len() as u64;
-        state.written_at = Instant::now();
+        if !bytes.is_empty() {
+            state.written_at = Instant::now();
+        }
         while !bytes.is_empty() {
             if state.blocks.last().is_none_or(|block| block.len() == BLOCK_BYTES) {
                 state.blocks.push(Vec::new());
@@ -117,6 +139,14 @@ impl Stream {
         drop(state);
         self.progress.send_replace(length);
         true
+    }
+
+    /// Gives up the bytes, and says how many. Readers that are not at the end are told so.
+    pub(super) fn give_up(&self) -> u64 {
+        let mut state = self.lock();
+        state.is_given_up = true;
+        state.blocks = Vec::new();
+        state.length
     }
 
     /// Whether a client that may write has not done so for too long.
@@ -155,6 +185,11 @@ impl Stream {
         let state = self.lock();
         let block = usize::try_from(at).expect("streams fit into memory") / BLOCK_BYTES;
         if at < state.length {
+            if state.is_given_up {
+                return Err(Status::aborted(
+                    "this log stream has ended, and was given up for others before it was read to its end",
+                ));
+            }
             let block = &state.blocks[block];
             let start = usize::try_from(at).expect("streams fit into memory") % BLOCK_BYTES;
             let end = block.len().min(start.saturating_add(usize::try_from(most).unwrap_or(usize::MAX)));
@@ -220,8 +255,4 @@ impl Reader {
             }
         }
     }
-}
-
-fn full(text: String) -> Status {
-    Status::resource_exhausted(text)
 }

@@ -9,6 +9,10 @@ fn limits() -> LogLimits {
     LogLimits { stream_bytes_max: 100, total_bytes_max: 150, streams_max: 3, ..LogLimits::default() }
 }
 
+fn create(logs: &LogStreams) -> Result<LogName, Status> {
+    logs.create(&instance(), "a client".into())
+}
+
 fn instance() -> InstanceName {
     InstanceName::parse("main").unwrap()
 }
@@ -25,7 +29,7 @@ async fn whole(logs: &LogStreams, name: &LogName, offset: u64) -> Result<Vec<u8>
 #[tokio::test]
 async fn readers_follow_from_wherever_they_begin() {
     let logs = LogStreams::new(limits());
-    let name = logs.create(&instance()).unwrap();
+    let name = create(&logs).unwrap();
     logs.write(&name, 0, b"one ", false).unwrap();
     let mut first = logs.read(&name, 0, None).unwrap();
     let mut second = logs.read(&name, 2, Some(3)).unwrap();
@@ -45,7 +49,7 @@ async fn readers_follow_from_wherever_they_begin() {
 #[tokio::test]
 async fn nothing_is_overwritten_and_nothing_added_after_the_end() {
     let logs = LogStreams::new(limits());
-    let name = logs.create(&instance()).unwrap();
+    let name = create(&logs).unwrap();
     logs.write(&name, 0, b"abc", false).unwrap();
     for wrong in [0, 2, 4] {
         assert_eq!(logs.write(&name, wrong, b"x", false).unwrap_err().code(), Code::InvalidArgument);
@@ -59,8 +63,8 @@ async fn nothing_is_overwritten_and_nothing_added_after_the_end() {
 #[tokio::test]
 async fn only_the_right_token_writes() {
     let logs = LogStreams::new(limits());
-    let name = logs.create(&instance()).unwrap();
-    let other = logs.create(&instance()).unwrap();
+    let name = create(&logs).unwrap();
+    let other = create(&logs).unwrap();
     for (token, code) in [(None, Code::InvalidArgument), (other.token.clone(), Code::PermissionDenied)] {
         let forged = LogName { token, ..name.clone() };
         assert_eq!(logs.write(&forged, 0, b"x", true).unwrap_err().code(), code);
@@ -73,31 +77,87 @@ async fn only_the_right_token_writes() {
 #[tokio::test]
 async fn streams_are_bounded_and_those_that_ended_go_first() {
     let logs = LogStreams::new(limits());
-    let names: Vec<LogName> = (0..3).map(|_| logs.create(&instance()).unwrap()).collect();
-    assert_eq!(logs.create(&instance()).unwrap_err().code(), Code::ResourceExhausted);
+    let names: Vec<LogName> = (0..3).map(|_| create(&logs).unwrap()).collect();
+    assert_eq!(create(&logs).unwrap_err().code(), Code::ResourceExhausted);
     assert_eq!(logs.write(&names[0], 0, &[7; 101], false).unwrap_err().code(), Code::ResourceExhausted);
     logs.write(&names[0], 0, &[7; 100], true).unwrap();
     logs.write(&names[1], 0, &[7; 50], false).unwrap();
-    // Full: what ended is given up for what is still written, whoever reads it reads on.
+    // Full: what ended is given up for what is still written. Who reads it is told so, and holds nothing.
     let mut reading = logs.read(&names[0], 0, None).unwrap();
     logs.write(&names[2], 0, &[8; 60], false).unwrap();
     assert_eq!(logs.read(&names[0], 0, None).err().unwrap().code(), Code::NotFound);
-    assert_eq!(reading.next().await.unwrap().unwrap().len(), 100);
+    assert_eq!(reading.next().await.unwrap().unwrap_err().code(), Code::Aborted);
     assert_eq!(logs.write(&names[1], 50, &[7; 50], false).unwrap_err().code(), Code::ResourceExhausted);
-    assert_eq!(logs.shared.bytes.load(Ordering::Relaxed), 110);
-    assert!(logs.create(&instance()).is_ok(), "there is room for a stream again");
+    assert_eq!(logs.shared.lock().bytes, 110);
+    assert!(create(&logs).is_ok(), "there is room for a stream again");
+}
+
+#[tokio::test]
+async fn what_somebody_reads_is_given_up_last_and_outlives_its_time() {
+    let logs = LogStreams::new(LogLimits { streams_max: 2, ..limits() });
+    let (read, unread) = (create(&logs).unwrap(), create(&logs).unwrap());
+    logs.write(&read, 0, b"read", true).unwrap();
+    logs.write(&unread, 0, b"unread", true).unwrap();
+    let mut reading = logs.read(&read, 0, None).unwrap();
+    // The one that ended later, as nobody reads it.
+    create(&logs).unwrap();
+    assert_eq!(whole(&logs, &unread, 0).await.unwrap_err().code(), Code::NotFound);
+    logs.shared.expire(Instant::now() + limits().kept_for);
+    assert_eq!(reading.next().await.unwrap().unwrap(), "read");
+    drop(reading);
+    logs.shared.expire(Instant::now() + limits().kept_for);
+    assert_eq!(whole(&logs, &read, 0).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(logs.shared.lock().bytes, 0);
+}
+
+#[tokio::test]
+async fn a_client_has_its_share_and_gives_up_its_own_first() {
+    let logs = LogStreams::new(LogLimits {
+        client_streams_max: 2,
+        client_bytes_max: 60,
+        streams_max: 100,
+        ..limits()
+    });
+    let other = logs.create(&instance(), "another".into()).unwrap();
+    logs.write(&other, 0, &[1; 10], true).unwrap();
+    let names = [create(&logs).unwrap(), create(&logs).unwrap()];
+    assert!(create(&logs).unwrap_err().message().contains("client_streams_max"));
+    assert!(logs.open(&instance()).is_some(), "actions have room");
+    logs.write(&names[0], 0, &[2; 40], false).unwrap();
+    let refused = logs.write(&names[1], 0, &[2; 21], false).unwrap_err();
+    assert!(refused.message().contains("client_bytes_max"), "{refused:?}");
+    logs.write(&names[0], 40, b"", true).unwrap();
+    logs.write(&names[1], 0, &[2; 21], false).unwrap();
+    assert_eq!(whole(&logs, &names[0], 0).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(whole(&logs, &other, 0).await.unwrap().len(), 10, "it ended earlier, and is another's");
+    create(&logs).unwrap();
+    logs.shut_down();
+    logs.shared.expire(Instant::now() + limits().kept_for);
+    let inner = logs.shared.lock();
+    assert_eq!((inner.bytes, inner.clients.len(), inner.streams.len()), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn writing_nothing_keeps_no_stream_open() {
+    let logs = LogStreams::new(limits());
+    let name = create(&logs).unwrap();
+    let later = Instant::now() + limits().idle_max;
+    logs.write(&name, 0, b"", false).unwrap();
+    logs.shared.expire(later);
+    assert_eq!(whole(&logs, &name, 0).await.unwrap_err().code(), Code::Aborted);
+    assert!(logs.write(&name, 0, b"", false).unwrap().is_complete, "the writer is told");
 }
 
 #[tokio::test]
 async fn what_ended_is_forgotten_and_what_is_left_alone_is_ended() {
     let logs = LogStreams::new(limits());
-    let (done, idle) = (logs.create(&instance()).unwrap(), logs.create(&instance()).unwrap());
+    let (done, idle) = (create(&logs).unwrap(), create(&logs).unwrap());
     let action = logs.open(&instance()).unwrap();
     logs.write(&done, 0, b"done", true).unwrap();
     let now = Instant::now();
     logs.shared.expire(now + limits().kept_for);
     assert_eq!(whole(&logs, &done, 0).await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(logs.shared.bytes.load(Ordering::Relaxed), 0);
+    assert_eq!(logs.shared.lock().bytes, 0);
     logs.shared.expire(now + limits().idle_max + Duration::from_secs(1));
     assert_eq!(whole(&logs, &idle, 0).await.unwrap_err().code(), Code::Aborted);
     // An action may be silent for as long as it runs.
@@ -110,7 +170,7 @@ async fn what_ended_is_forgotten_and_what_is_left_alone_is_ended() {
 #[tokio::test]
 async fn a_stream_of_many_blocks_is_whole() {
     let logs = LogStreams::new(LogLimits::default());
-    let name = logs.create(&instance()).unwrap();
+    let name = create(&logs).unwrap();
     let data: Vec<u8> = (0..300_000_u32).map(|i| (i % 253) as u8).collect();
     let mut at = 0;
     for piece in data.chunks(70_001) {
@@ -137,7 +197,7 @@ async fn an_action_that_writes_too_much_has_a_log_that_says_so() {
 #[tokio::test]
 async fn nobody_waits_for_a_server_that_goes() {
     let logs = LogStreams::new(limits());
-    let name = logs.create(&instance()).unwrap();
+    let name = create(&logs).unwrap();
     let (read, ()) = tokio::join!(whole(&logs, &name, 0), async { logs.shut_down() });
     assert_eq!(read.unwrap_err().code(), Code::Unavailable);
 }

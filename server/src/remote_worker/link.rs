@@ -10,6 +10,7 @@ use wardian_proto::wardian;
 use wardian_proto::wardian::workers_client::WorkersClient;
 use wardian_proto::{Digest, DigestFunction};
 use wardian_runtime::TrustedModules;
+use wardian_store::layers::AtHand;
 
 use super::queue::{News, RemoteQueue};
 use crate::client::Access;
@@ -46,14 +47,15 @@ pub(super) struct Link {
     queue: RemoteQueue,
     server: Access,
     trusted: TrustedModules,
+    at_hand: AtHand,
     lease: Duration,
     /// Attempts since the server was heard last.
     failures: u32,
 }
 
 impl Link {
-    pub(super) fn new(queue: RemoteQueue, server: Access, trusted: TrustedModules) -> Self {
-        Self { queue, server, trusted, lease: LEASE_AT_FIRST, failures: 0 }
+    pub(super) fn new(queue: RemoteQueue, server: Access, trusted: TrustedModules, at_hand: AtHand) -> Self {
+        Self { queue, server, trusted, at_hand, lease: LEASE_AT_FIRST, failures: 0 }
     }
 
     /// Keeps the worker connected. It ends only when the server refuses the worker as it is.
@@ -130,13 +132,20 @@ impl Link {
         }
     }
 
-    fn take(&mut self, orders: wardian::WorkerOrders) {
+    fn take(&mut self, mut orders: wardian::WorkerOrders) {
         if let Some(lease) = orders.lease.and_then(|lease| Duration::try_from(lease).ok()) {
             self.lease = lease.clamp(LEASE_MIN, LEASE_MAX);
         }
         for module in &orders.trusted_modules {
             if let Ok(module) = Digest::from_wire(DigestFunction::Sha256, Some(module)) {
                 self.trusted.add(module);
+            }
+        }
+        for order in &mut orders.runs {
+            let blobs = std::mem::take(&mut order.blobs);
+            let function = DigestFunction::ALL.iter().find(|f| i32::from(f.wire()) == order.digest_function);
+            if let Some(function) = function {
+                blobs.into_iter().for_each(|blob| self.at_hand.take(*function, blob));
             }
         }
         self.queue.take(orders);

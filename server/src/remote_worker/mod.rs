@@ -14,6 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use wardian_runtime::limits::raise_open_files_limit;
 use wardian_runtime::{Worker, WorkerConfig};
 use wardian_store::backend::SledStore;
+use wardian_store::layers::AtHand;
 
 use crate::client::Access;
 use crate::config::Config;
@@ -22,6 +23,9 @@ use crate::stores::Stores;
 use self::link::Link;
 use self::logs::RemoteLogs;
 use self::queue::RemoteQueue;
+
+/// Memory for blobs that came along with orders.
+const AT_HAND_BYTES_MAX: u64 = 32 << 20;
 
 /// How long actions may take to stop once they were told to.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
@@ -48,7 +52,8 @@ impl RemoteWorker {
         std::fs::create_dir_all(&config.data)
             .with_context(|| format!("data folder {} cannot be made", config.data.display()))?;
         config.remote.access = Some(server.clone());
-        let Stores { local, blobs, .. } = Stores::open_for_worker(&config).await?;
+        let at_hand = AtHand::new(AT_HAND_BYTES_MAX);
+        let Stores { local, blobs, .. } = Stores::open_for_worker(&config, at_hand.clone()).await?;
         let drain_time_max = config.worker.drain_time_max;
         let worker = WorkerConfig {
             name: config.worker.name.clone(),
@@ -66,7 +71,7 @@ impl RemoteWorker {
         let worker = Worker::new(worker, blobs, Arc::new(queue.clone()))?.with_logs(Arc::new(logs));
         let trusted = worker.trusted();
         let slots = worker.start().await;
-        let link = tokio::spawn(Link::new(queue.clone(), server, trusted).keep());
+        let link = tokio::spawn(Link::new(queue.clone(), server, trusted, at_hand).keep());
         Ok(Self { queue, slots, link, store: local, drain_time_max })
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -14,6 +14,7 @@ use wardian_proto::bytestream::{
 use wardian_proto::{Compressor, Digest, InstanceName, ReadName, WriteName};
 use wardian_store::{ByteRange, StoreError, Upload};
 
+use super::upload_slots::Slot;
 use super::{Context, bad_name, compression};
 use crate::auth::{Caller, Verb};
 
@@ -92,11 +93,14 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
         let caller = Caller::of(&request)?;
         let (metadata, _, mut messages) = request.into_parts();
         let idle = self.0.requests.upload_idle_max;
-        let first = next_message(&mut messages, idle, IDLE_LIMIT).await?;
+        let slot = self.0.uploads.begin(Instant::now())?;
+        let first = next_piece(&mut messages, idle, &slot).await?;
         let first =
             first.ok_or_else(|| Status::invalid_argument("the stream ended before its first message"))?;
         check_header(&Request::from_parts(metadata, Default::default(), ()), &first.resource_name)?;
         if let Some(log) = self.0.log_name(&caller, Verb::Write, &first.resource_name)? {
+            // May take as long as a command runs; what there may be of those is bounded elsewhere.
+            drop(slot);
             return self.0.write_log(&log, first, messages).await;
         }
         let name = self.parse_write(&caller, Verb::Write, &first.resource_name)?;
@@ -109,7 +113,7 @@ impl wardian_proto::bytestream::byte_stream_server::ByteStream for ByteStream {
             return committed(if is_compressed { -1 } else { size_on_the_wire(name.digest.size()) });
         }
         let received = Arc::new(Received::default());
-        let pieces = write_pieces(first, messages, idle, Arc::clone(&received));
+        let pieces = write_pieces(first, messages, idle, slot, Arc::clone(&received));
         let upload = Upload::stream(name.digest, compression::decompress(name.compressor, pieces));
         match self.0.blobs.put(upload).await {
             // Of a compressed blob: the bytes as they were sent.
@@ -149,15 +153,33 @@ pub(super) async fn next_message(
     tokio::time::timeout(idle_max, messages.message()).await.map_err(idle)?
 }
 
+/// The next message of a blob's upload.
+async fn next_piece(
+    messages: &mut Streaming<WriteRequest>,
+    idle_max: Duration,
+    slot: &Slot,
+) -> Result<Option<WriteRequest>, Status> {
+    let message = tokio::select! {
+        message = next_message(messages, idle_max, IDLE_LIMIT) => message?,
+        given_up = slot.given_up() => return Err(given_up),
+    };
+    // A message without bytes keeps the stream alive, and no place.
+    if message.as_ref().is_some_and(|message| !message.data.is_empty()) {
+        slot.heard(Instant::now());
+    }
+    Ok(message)
+}
+
 /// The bytes of an upload's messages, each checked against the protocol as it comes.
 fn write_pieces(
     first: WriteRequest,
     messages: Streaming<WriteRequest>,
     idle_max: Duration,
+    slot: Slot,
     received: Arc<Received>,
 ) -> impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static {
     let name = first.resource_name.clone();
-    let state = WriteState { name, messages, pending: Some(first), offset: 0, finished: false };
+    let state = WriteState { name, messages, slot, pending: Some(first), offset: 0, finished: false };
     futures::stream::try_unfold(state, move |mut state| {
         let received = Arc::clone(&received);
         async move {
@@ -166,7 +188,7 @@ fn write_pieces(
             }
             let message = match state.pending.take() {
                 Some(message) => Some(message),
-                None => next_message(&mut state.messages, idle_max, IDLE_LIMIT)
+                None => next_piece(&mut state.messages, idle_max, &state.slot)
                     .await
                     .map_err(StoreError::Source)?,
             };
@@ -193,6 +215,8 @@ struct Received {
 struct WriteState {
     name: String,
     messages: Streaming<WriteRequest>,
+    /// Until all of it has come.
+    slot: Slot,
     pending: Option<WriteRequest>,
     offset: u64,
     finished: bool,

@@ -16,7 +16,7 @@ use wardian_scheduler::{Job, Operation, OperationName, Platform, Stage, SubmitEr
 
 use super::inline::Inline;
 use super::request_metadata;
-use super::{Context, failure_status};
+use super::{Context, failure_status, retry_later};
 use crate::auth::{Caller, Verb};
 
 /// Files that one request may ask to have inlined.
@@ -185,19 +185,11 @@ fn submit_status(error: SubmitError) -> Status {
         SubmitError::Unsatisfiable(_) => Status::failed_precondition(text),
         SubmitError::QueueFull(_)
         | SubmitError::TenantQueueFull(_)
+        | SubmitError::TenantTooManyOperations(_)
         | SubmitError::TooManyPlatforms(_)
-        | SubmitError::TooManyOperations(_) => retry_later(text),
+        | SubmitError::TooManyOperations(_) => retry_later(text, FULL_QUEUE_RETRY_SECONDS),
         SubmitError::ShuttingDown | SubmitError::Journal(_) => Status::unavailable(text),
     }
-}
-
-/// The queue is full: a refusal that says when to ask again.
-fn retry_later(text: String) -> Status {
-    let delay = prost_types::Duration { seconds: FULL_QUEUE_RETRY_SECONDS, nanos: 0 };
-    let retry = pack_any("google.rpc.RetryInfo", &rpc::RetryInfo { retry_delay: Some(delay) });
-    let code = rpc::Code::ResourceExhausted;
-    let wire = rpc::Status { code: code.into(), message: text.clone(), details: vec![retry] };
-    Status::with_details(tonic::Code::ResourceExhausted, text, wire.encode_to_vec().into())
 }
 
 /// Finds an operation by its name.
@@ -315,7 +307,9 @@ fn waiting(waiting: Waiting) -> reapi::ExecutedActionMetadata {
     let message = wardian::Waiting {
         since: Some(since),
         reason: waiting.reason.to_string(),
-        attempts: attempts.map(|a| wardian::Attempt { worker: a.worker, reason: a.reason }).collect(),
+        attempts: attempts
+            .map(|a| wardian::Attempt { worker: a.worker, reason: a.reason.to_string() })
+            .collect(),
     };
     reapi::ExecutedActionMetadata {
         queued_timestamp: Some(since),

@@ -27,7 +27,7 @@ impl LogStreamService for LogStreams {
     ) -> Result<Response<LogStream>, Status> {
         let caller = Caller::of(&request)?;
         let instance = self.0.instance(&caller, Verb::Write, &request.get_ref().parent)?;
-        let name = self.0.logs.create(&instance.name)?;
+        let name = self.0.logs.create(&instance.name, caller.name())?;
         let write_resource_name = name.for_the_writer().expect("a new stream has a token");
         Ok(Response::new(LogStream { name: name.for_readers(), write_resource_name }))
     }
@@ -81,7 +81,8 @@ impl Context {
             let offset = u64::try_from(message.write_offset)
                 .map_err(|_| Status::invalid_argument("write_offset is negative"))?;
             committed = self.logs.write(name, offset, &message.data, message.finish_write)?;
-            if message.finish_write {
+            // Also when somebody else ended it: nothing can follow.
+            if committed.is_complete {
                 break;
             }
             next = next_message(&mut messages, self.logs.idle_max(), "logs.idle_seconds_max").await?;

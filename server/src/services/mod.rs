@@ -7,21 +7,27 @@ mod capabilities;
 mod cas;
 mod chunks;
 mod compression;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod compression_fuzz;
 mod execution;
 mod inline;
 mod inputs;
 mod log_stream;
+mod operation_filter;
 mod operations;
 mod request_metadata;
 mod routes;
 mod toolchains;
+mod upload_slots;
 mod workers;
 
 use std::sync::Arc;
 
 use prost::Message as _;
 use tonic::{Code, Status};
-use wardian_proto::{Digest, DigestError, DigestFunctions, InstanceName, ResourceNameError, reapi};
+use wardian_proto::{
+    Digest, DigestError, DigestFunctions, InstanceName, ResourceNameError, pack_any, reapi, rpc,
+};
 use wardian_runtime::{Failure, Limits};
 use wardian_scheduler::LocalQueue;
 use wardian_store::BlobStore;
@@ -38,6 +44,7 @@ use crate::instance::Instance;
 use crate::logs::LogStreams;
 
 pub(crate) use routes::{SERVED, routes};
+pub(crate) use upload_slots::UploadSlots;
 pub(crate) use workers::REPORT_BYTES_MAX;
 
 /// Largest message that is accepted. Clients rarely send more than 4 MiB.
@@ -60,6 +67,7 @@ pub(crate) struct Context {
     pub(crate) instances: Vec<Instance>,
     pub(crate) action_cache_update: bool,
     pub(crate) requests: RequestLimits,
+    pub(crate) uploads: UploadSlots,
     pub(crate) limits: Limits,
 }
 
@@ -127,6 +135,15 @@ fn bad_name(error: ResourceNameError) -> Status {
 fn failure_status(failure: &Failure) -> Status {
     let wire = failure.to_status();
     Status::with_details(Code::from(wire.code), wire.message.clone(), wire.encode_to_vec().into())
+}
+
+/// There is no room now: a refusal that says when to ask again.
+fn retry_later(text: String, seconds: i64) -> Status {
+    let delay = prost_types::Duration { seconds, nanos: 0 };
+    let retry = pack_any("google.rpc.RetryInfo", &rpc::RetryInfo { retry_delay: Some(delay) });
+    let code = rpc::Code::ResourceExhausted;
+    let wire = rpc::Status { code: code.into(), message: text.clone(), details: vec![retry] };
+    Status::with_details(Code::ResourceExhausted, text, wire.encode_to_vec().into())
 }
 
 /// The status of one entry of a batch.

@@ -13,12 +13,16 @@ use wardian_proto::longrunning::{
 use wardian_scheduler::{OperationName, Stage};
 
 use super::execution::{describe, find, own_operation, unknown_operation};
+use super::operation_filter::Filter;
 use super::{Context, REPLY_BYTES_MAX};
 use crate::auth::{Caller, Verb};
 use crate::instance::Instance;
 
 /// Operations in one page of a listing.
 const PAGE_OPERATIONS_MAX: usize = 500;
+
+/// Operations that one call with a filter looks at. A page may be empty and have a successor all the same.
+const LOOKED_AT_MAX: usize = 10_000;
 
 /// Longest time that one WaitOperation call waits.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -41,9 +45,10 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
     ) -> Result<Response<ListOperationsResponse>, Status> {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        if !request.filter.is_empty() || request.return_partial_success {
-            return Err(Status::unimplemented("filter and return_partial_success are not supported"));
+        if request.return_partial_success {
+            return Err(Status::unimplemented("return_partial_success is not supported"));
         }
+        let filter = Filter::parse(&request.filter).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let collection = request.name.trim_end_matches('/');
         let instance = match collection.strip_suffix("operations") {
             Some(prefix) => prefix.strip_suffix('/').unwrap_or(prefix),
@@ -56,16 +61,26 @@ impl wardian_proto::longrunning::operations_server::Operations for Operations {
             Ok(size) => size.min(PAGE_OPERATIONS_MAX),
         };
         let after = (!request.page_token.is_empty()).then(|| OperationName::from_client(&request.page_token));
-        let names = self.0.queue.list(&instance.name, after.as_ref(), size);
-        let mut more = names.len() == size;
+        // With a filter many may be looked at for each that is listed.
+        let looked_at_max = if filter.is_empty() { size } else { LOOKED_AT_MAX.max(size) };
+        let names = self.0.queue.list(&instance.name, after.as_ref(), looked_at_max);
+        let mut more = names.len() == looked_at_max;
         let mut bytes = 0;
         let mut last = None;
         let mut operations = Vec::new();
         for name in names {
+            if operations.len() == size {
+                more = true;
+                break;
+            }
             // One may have been forgotten since it was listed.
-            let Some(operation) = self.0.queue.operation(&name) else { continue };
+            let operation = self.0.queue.operation(&name);
             // Its own statement: while the view is borrowed nobody may ask the queue for anything.
-            let view = operation.views.borrow().clone();
+            let view = operation.map(|operation| operation.views.borrow().clone());
+            let Some(view) = view.filter(|view| filter.passes(view)) else {
+                last = Some(name);
+                continue;
+            };
             let described = describe(&self.0, &name, &view);
             bytes += described.encoded_len();
             if bytes > REPLY_BYTES_MAX && !operations.is_empty() {

@@ -1,6 +1,8 @@
 //! What can go wrong in a store, and whose turn it is then.
 
-use tonic::Status;
+use std::error::Error;
+
+use tonic::{Code, Status, TimeoutExpired};
 use wardian_proto::{Digest, DirectoryError};
 
 /// A failure of a store.
@@ -49,7 +51,7 @@ impl StoreError {
     /// Whether the store is elsewhere and was not reached in time: the same may well succeed later.
     pub fn is_unavailable(&self) -> bool {
         let Self::Remote(status) = self else { return false };
-        matches!(status.code(), tonic::Code::Unavailable | tonic::Code::DeadlineExceeded)
+        is_unavailable(status) || has_timed_out(status)
     }
 
     /// Names the operation that an I/O error belongs to; a full disk is told apart.
@@ -59,6 +61,28 @@ impl StoreError {
             _ => Self::Io { operation, source },
         }
     }
+}
+
+/// Whether a call was not served because nobody was there, or the connection broke under it. The call may have had its
+/// effect all the same.
+pub fn is_unavailable(status: &Status) -> bool {
+    let cut_off = made_here(status) && !has_timed_out(status);
+    status.code() == Code::Unavailable || cut_off
+}
+
+/// Whether nobody at the other end has said this: only statuses that were made on this side have a source, and what was
+/// made of another status is that one. What a server sends is just text, whatever it says.
+fn made_here(status: &Status) -> bool {
+    let codes = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled);
+    codes && status.source().is_some() && causes(status).all(|cause| !cause.is::<Status>())
+}
+
+fn has_timed_out(status: &Status) -> bool {
+    status.code() == Code::DeadlineExceeded || causes(status).any(|cause| cause.is::<TimeoutExpired>())
+}
+
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(status.source(), |&cause| cause.source())
 }
 
 impl From<sled::Error> for StoreError {
@@ -87,10 +111,61 @@ impl From<StoreError> for Status {
             StoreError::OutOfRange { .. } => Self::out_of_range(text),
             StoreError::NoSpace(_) | StoreError::TooManyPins(_) => Self::resource_exhausted(text),
             StoreError::ReadOnly => Self::permission_denied(text),
+            StoreError::Remote(status) if made_here(&status) => Self::unavailable(text),
             StoreError::Source(status) | StoreError::Remote(status) => status,
             StoreError::Io { .. } | StoreError::Database(_) => Self::internal(text),
             StoreError::Indexing => Self::unavailable(text),
             StoreError::Damaged(_) => Self::data_loss(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made_of(cause: impl Error + Send + Sync + 'static) -> Status {
+        Status::from_error(Box::new(cause))
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("transport error")]
+    struct Transport(#[source] std::io::Error);
+
+    fn broken() -> Status {
+        made_of(Transport(std::io::ErrorKind::BrokenPipe.into()))
+    }
+
+    #[test]
+    fn a_broken_connection_is_nobodys_answer() {
+        assert_eq!(broken().code(), Code::Unknown);
+        for status in [broken(), Status::unavailable("draining")] {
+            assert!(
+                is_unavailable(&status) && StoreError::Remote(status.clone()).is_unavailable(),
+                "{status:?}"
+            );
+            assert_eq!(Status::from(StoreError::Remote(status)).code(), Code::Unavailable);
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_is_its_answer() {
+        for code in [Code::Unknown, Code::Internal, Code::Cancelled, Code::DataLoss] {
+            let said = Status::new(code, "transport error");
+            let passed_on = made_of(said.clone());
+            for status in [said, passed_on] {
+                assert!(!is_unavailable(&status), "{status:?}");
+                assert!(!StoreError::Remote(status.clone()).is_unavailable());
+                assert_eq!(Status::from(StoreError::Remote(status)).code(), code);
+            }
+        }
+    }
+
+    #[test]
+    fn what_took_too_long_may_be_tried_later_and_not_at_once() {
+        let late = made_of(TimeoutExpired(()));
+        for status in [late, Status::deadline_exceeded("late")] {
+            assert!(!is_unavailable(&status) && StoreError::Remote(status).is_unavailable());
         }
     }
 }

@@ -12,32 +12,37 @@ use wardian_proto::{
 
 use crate::action_cache::files_of_tree;
 use crate::backend::fuzzing as segments;
+use crate::chunking::{Chunker, Chunking, FastCdc, RepMaxCdc};
 
-/// One thing that is fuzzed.
-#[derive(Clone, Copy, Debug)]
-pub struct Target {
-    /// Its name, which is that of the libFuzzer target.
-    pub name: &'static str,
-    /// Panics when the input is not treated as it should be.
-    pub run: fn(&[u8]),
-    /// Good inputs to begin with.
-    pub seeds: fn() -> Vec<Vec<u8>>,
-}
+#[path = "../../../fuzz/harness.rs"]
+mod harness;
+
+pub use harness::Target;
 
 /// Everything that is fuzzed.
 pub const TARGETS: &[Target] = &[
-    Target { name: "segment_record", run: segments::segment_record, seeds: segments::records },
-    Target { name: "segment_footer", run: segments::segment_footer, seeds: segments::footers },
-    Target { name: "read_name", run: read_name, seeds: read_names },
-    Target { name: "write_name", run: write_name, seeds: write_names },
-    Target { name: "directory", run: directory, seeds: directories },
-    Target { name: "tree", run: tree, seeds: trees },
+    Target {
+        name: "segment_record",
+        run: segments::segment_record,
+        seeds: segments::records,
+        inputs: 100_000,
+    },
+    Target {
+        name: "segment_footer",
+        run: segments::segment_footer,
+        seeds: segments::footers,
+        inputs: 100_000,
+    },
+    Target { name: "read_name", run: read_name, seeds: read_names, inputs: 100_000 },
+    Target { name: "write_name", run: write_name, seeds: write_names, inputs: 100_000 },
+    Target { name: "directory", run: directory, seeds: directories, inputs: 100_000 },
+    Target { name: "tree", run: tree, seeds: trees, inputs: 100_000 },
+    Target { name: "chunks", run: chunks, seeds: blobs, inputs: 10_000 },
 ];
 
 /// Runs the target of this name. Panics when there is none.
 pub fn run(name: &str, input: &[u8]) {
-    let target = TARGETS.iter().find(|target| target.name == name);
-    (target.expect("a target of this name").run)(input);
+    harness::run_of(TARGETS, name, input);
 }
 
 const FUNCTION: DigestFunction = DigestFunction::Sha256;
@@ -94,6 +99,57 @@ fn tree(input: &[u8]) {
     assert_eq!(found, named);
 }
 
+/// How much longer than its input a blob is, so that there is more than one chunk in it.
+const REPEATED: usize = 8;
+
+/// Chunks make up the blob, have the sizes that their kind allows, and do not depend on how the blob comes in.
+fn chunks(input: &[u8]) {
+    let [kind, first, second, piece, data @ ..] = input else { return };
+    let (first, second) = (u32::from(*first), u32::from(*second));
+    let (chunking, sizes) = if kind % 2 == 0 {
+        let average = 1024 << (first % 2);
+        let fast = FastCdc::new(average, second).expect("allowed parameters");
+        (Chunking::FastCdc2020(fast), fast.min_bytes() as usize..=fast.max_bytes() as usize)
+    } else {
+        let min = 64 + first;
+        let rep_max = RepMaxCdc::new(min, 16 * second).expect("allowed parameters");
+        (Chunking::RepMaxCdc(rep_max), min as usize..=2 * min as usize - 1)
+    };
+    let blob = data.repeat(REPEATED);
+    let found = cut(chunking, &blob, usize::from(*piece) + 1);
+    assert_eq!(found.concat(), blob, "the chunks make up the blob");
+    assert!(found == cut(chunking, &blob, usize::MAX), "pieces do not matter");
+    // The end of a blob may be smaller than a chunk may be.
+    let (last, others) = match found.split_last() {
+        Some((last, others)) => (last.len(), others),
+        None => return,
+    };
+    assert!(last <= *sizes.end() && others.iter().all(|chunk| sizes.contains(&chunk.len())));
+}
+
+fn cut(chunking: Chunking, blob: &[u8], piece: usize) -> Vec<Bytes> {
+    let mut chunker = Chunker::new(chunking);
+    let mut found = Vec::new();
+    for piece in blob.chunks(piece) {
+        chunker.add(piece);
+        found.extend(std::iter::from_fn(|| chunker.next_chunk()));
+    }
+    found.extend(std::iter::from_fn(|| chunker.next_at_end()));
+    found
+}
+
+/// Kind, two parameters, the size of the pieces, and the bytes of a blob that is repeated.
+fn blobs() -> Vec<Vec<u8>> {
+    let mixed = (0..2000_u32).map(|at| at.wrapping_mul(0x9e37_79b9).to_be_bytes()[0]);
+    let mixed: Vec<u8> = mixed.collect();
+    vec![
+        [&[0, 0, 0, 99][..], &mixed].concat(),
+        [&[0, 1, 7, 255][..], &[0; 1000]].concat(),
+        [&[1, 0, 10, 0][..], &mixed].concat(),
+        [&[1, 200, 0, 50][..], &mixed].concat(),
+    ]
+}
+
 fn read_names() -> Vec<Vec<u8>> {
     let digest = FUNCTION.digest(b"blob");
     let names = [
@@ -141,26 +197,11 @@ fn trees() -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use rand::rngs::Xoshiro256PlusPlus;
-    use rand::{Rng as _, RngExt as _, SeedableRng as _};
-
     use super::*;
-
-    /// Inputs for each target.
-    const INPUTS: u32 = 100_000;
-
-    /// Changes made to a good input, at the most.
-    const CHANGES_MAX: u32 = 6;
-
-    const INPUT_BYTES_MAX: usize = 4096;
 
     #[test]
     fn every_target_is_one_of_libfuzzer_too() {
-        let manifest = include_str!("../../../fuzz/Cargo.toml");
-        let names = manifest.split("[[bin]]\nname = \"").skip(1).filter_map(|bin| bin.split('"').next());
-        // Those of the worker are listed there.
-        let names: Vec<_> = names.filter(|name| !name.starts_with("workspace_")).collect();
-        assert_eq!(names, TARGETS.iter().map(|target| target.name).collect::<Vec<_>>());
+        harness::assert_listed("wardian-store", TARGETS);
     }
 
     #[test]
@@ -176,47 +217,12 @@ mod tests {
         for target in TARGETS {
             for input in (target.seeds)() {
                 assert!(taken(target.name, &input), "{}: {input:02x?}", target.name);
-                run(target.name, &input);
             }
         }
     }
 
     #[test]
     fn inputs_made_from_good_ones_are_treated_as_they_should_be() {
-        let mut random = Xoshiro256PlusPlus::seed_from_u64(0);
-        for target in TARGETS {
-            let seeds = (target.seeds)();
-            for _ in 0..INPUTS {
-                let mut input = seeds[random.random_range(0..seeds.len())].clone();
-                for _ in 0..random.random_range(1..=CHANGES_MAX) {
-                    change(&mut input, &seeds, &mut random);
-                }
-                // What went wrong is the panic; this says with which input.
-                let outcome = std::panic::catch_unwind(|| (target.run)(&input));
-                assert!(outcome.is_ok(), "{} with input {input:02x?}", target.name);
-            }
-        }
-    }
-
-    /// Makes one of the changes that fuzzers make.
-    fn change(input: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Xoshiro256PlusPlus) {
-        let at = random.random_range(0..=input.len());
-        let to = random.random_range(at..=input.len());
-        match random.random_range(0..7) {
-            0 if at < input.len() => input[at] ^= 1 << random.random_range(0..8),
-            1 if at < input.len() => {
-                input[at] = [0, 1, 0x7f, 0x80, 0xff, b'/', b'.'][random.random_range(0..7)]
-            }
-            2 => input.insert(at, random.next_u32() as u8),
-            3 => drop(input.drain(at..to)),
-            4 => input.truncate(at),
-            5 => input.extend_from_within(at..to),
-            _ => {
-                let other = &seeds[random.random_range(0..seeds.len())];
-                let from = random.random_range(0..=other.len());
-                input.splice(at..to, other[from..].iter().copied());
-            }
-        }
-        input.truncate(INPUT_BYTES_MAX);
+        harness::try_all(TARGETS);
     }
 }

@@ -24,7 +24,7 @@ pub mod tree_pins;
 mod upload;
 
 pub use blob_store::{BlobStore, BlobStream, ByteRange, Pin, READ_CHUNK_BYTES, collect};
-pub use error::StoreError;
+pub use error::{StoreError, is_unavailable};
 pub use recent::Recent;
 pub use record_store::{RecordStore, Table};
 pub use upload::{Step, Upload, Verified};

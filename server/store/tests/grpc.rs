@@ -159,6 +159,40 @@ async fn short_unavailability_is_waited_out_and_long_is_not() {
 }
 
 #[tokio::test]
+async fn a_connection_that_breaks_under_a_call_is_made_again() {
+    for (size, ways) in BOTH_WAYS.into_iter().zip([3, 1]) {
+        let (digest, data) = blob(size);
+        for way in 0..=ways {
+            // A new one, which has no connection yet.
+            let (store, running) = serve_blobs(Manner::Strict).await;
+            running.1.broken.store(2, Ordering::SeqCst);
+            match way {
+                0 => assert_eq!(whole(&store, digest).await.unwrap(), data),
+                1 => assert!(store.find_missing(&[digest]).await.unwrap().is_empty()),
+                2 => store.put(Upload::bytes(digest, data.clone())).await.unwrap(),
+                _ => assert!(store.get_batch(&[digest]).await[0].is_ok()),
+            }
+            assert_eq!(running.1.broken.load(Ordering::SeqCst), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_always_breaks_is_no_servers_answer() {
+    let (store, running) = serve_blobs(Manner::Strict).await;
+    running.1.broken.store(u32::MAX, Ordering::SeqCst);
+    for (digest, data) in BOTH_WAYS.map(blob) {
+        for error in [
+            whole(&store, digest).await.unwrap_err(),
+            store.put(Upload::bytes(digest, data)).await.unwrap_err(),
+        ] {
+            assert!(error.is_unavailable(), "{error:?}");
+            assert_eq!(Status::from(error).code(), Code::Unavailable);
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_absent_server_is_an_error_not_a_missing_blob() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let channel = channel(&listener).await;

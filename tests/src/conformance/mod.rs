@@ -9,6 +9,7 @@ mod actions;
 mod calls;
 mod checks;
 mod codec;
+mod origin;
 mod outcome;
 pub mod page;
 mod report;

@@ -30,9 +30,11 @@ fn generous(config: &mut Config) {
     for instance in &mut config.instances {
         instance.digest_functions = DigestFunctions::all_but_murmur3();
     }
+    // The checks have an origin on this machine.
+    config.assets.private_addresses = true;
 }
 
-/// The other digest function, small limits, and an action cache that clients cannot write.
+/// The other digest function, small limits, and an action cache and assets that clients cannot write.
 fn narrow(config: &mut Config) {
     let functions = vec![DigestFunction::Murmur3, DigestFunction::Blake3];
     for instance in &mut config.instances {
@@ -41,6 +43,8 @@ fn narrow(config: &mut Config) {
     config.requests.batch_bytes_max = 10_000;
     config.requests.blob_bytes_max = 100_000;
     config.action_cache_update = false;
+    config.assets.push = false;
+    config.logs.idle_max = Duration::from_secs(1);
 }
 
 impl SetUp {

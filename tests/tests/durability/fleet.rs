@@ -1,10 +1,12 @@
 //! A server and workers in processes of their own, while processes are killed, stopped and cut off from each other:
 //! every client gets the right result or a clear status, nothing is lost, and nobody waits for ever.
 
+mod control;
 mod crowd;
 mod faults;
 mod proxy;
 mod restarts;
+mod secured;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -45,13 +47,17 @@ impl Fleet {
     }
 
     fn with(workers: usize, settings: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let server = ServerProcess::start(Path::new(SERVER), folder.path(), settings).expect("it starts");
-        let mut fleet = Self { folder, settings: settings.to_owned(), server, workers: Vec::new() };
+        let mut fleet = Self::on(tempfile::tempdir().expect("a folder"), settings);
         for number in 0..workers {
             fleet.add_worker(&format!("w{number}"));
         }
         fleet
+    }
+
+    /// A server on a folder that may have something in it already.
+    fn on(folder: TempDir, settings: &str) -> Self {
+        let server = ServerProcess::start(Path::new(SERVER), folder.path(), settings).expect("it starts");
+        Self { folder, settings: settings.to_owned(), server, workers: Vec::new() }
     }
 
     fn add_worker(&mut self, name: &str) {
@@ -61,6 +67,17 @@ impl Fleet {
     fn add_worker_through(&mut self, name: &str, address: SocketAddr) {
         let folder = self.folder.path().join(name);
         self.workers.push(worker(&folder, address, name));
+    }
+
+    /// A worker with further arguments; they say where the server is if it is not there as usual.
+    fn add_worker_with(&mut self, name: &str, args: &[&str]) {
+        let address = self.server.address.to_string();
+        let mut all = if args.contains(&"--server") { vec![] } else { vec!["--server", &*address] };
+        all.extend(args);
+        let folder = self.folder.path().join(name);
+        let settings = "[worker]\nslots = 2\n";
+        let worker = WorkerProcess::start_with(Path::new(SERVER), &folder, name, settings, &all);
+        self.workers.push(worker.expect("the worker starts"));
     }
 
     /// A file of the test's own.

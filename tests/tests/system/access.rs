@@ -1,8 +1,7 @@
 //! Who may do what: tokens, rights and instances.
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::Bytes;
 use prost::Message as _;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};
 use wardian_proto::longrunning::ListOperationsRequest;
@@ -11,45 +10,7 @@ use wardian_server::auth::{Token, Verb, Verbs};
 use wardian_server::client::{Access, Client};
 use wardian_store::backend::Connection;
 use wardian_store::{BlobStore as _, Upload};
-use wardian_tests::{TestAction, TestServer, code};
-
-/// Messages as they are.
-#[derive(Clone, Copy, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
-}
+use wardian_tests::{Raw, TestAction, TestServer, code};
 
 /// Calls a method with one message, and returns what comes of it.
 async fn call(server: &TestServer, token: Option<&str>, path: &str, message: Bytes) -> Result<(), Status> {
@@ -199,9 +160,9 @@ async fn a_client_with_a_token_does_what_it_may() {
     };
     assert_eq!(outcome.result.unwrap().exit_code, 0);
     // Its own operations, and nobody else's.
-    assert_eq!(client.operations(10).await.unwrap().len(), 1);
+    assert_eq!(client.operations("", 10).await.unwrap().len(), 1);
     let unnamed = Client::reach(&access(&server, "ci"), InstanceName::default()).await.unwrap();
-    let refusal = unnamed.operations(10).await.unwrap_err().to_string();
+    let refusal = unnamed.operations("", 10).await.unwrap_err().to_string();
     assert!(refusal.contains("PERMISSION_DENIED") && refusal.contains("execute"), "{refusal}");
     let cancelled = Client::reach(&access(&server, "elsewhere"), main).await.unwrap();
     let refusal = cancelled.cancel_operation(&outcome.operation).await.unwrap_err().to_string();

@@ -36,8 +36,12 @@ struct Victim {
 
 impl Victim {
     fn start() -> Self {
+        Self::with("")
+    }
+
+    fn with(settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the server");
-        let server = ServerProcess::start(&wardian(), folder.path(), "").expect("the server starts");
+        let server = ServerProcess::start(&wardian(), folder.path(), settings).expect("the server starts");
         Self { server, folder }
     }
 
@@ -78,32 +82,45 @@ impl Victim {
     }
 }
 
-/// Opens uploads that send one piece and then nothing, and returns once the client has sent all of it.
-async fn half_open(channels: &[Channel], round: usize, size: u64, piece: &Bytes) -> JoinSet<()> {
+/// Opens uploads that send a few pieces and then nothing, and returns once the client has sent all of it.
+async fn half_open(
+    channels: &[Channel],
+    count: usize,
+    round: usize,
+    size: u64,
+    pieces: &[Bytes],
+) -> JoinSet<()> {
     let sent = Arc::new(AtomicUsize::new(0));
     let mut uploads = JoinSet::new();
-    for (i, channel) in channels.iter().cycle().take(CONNECTIONS * STREAMS).enumerate() {
+    for (i, channel) in channels.iter().cycle().take(count).enumerate() {
         let name = digest(format!("{round} {i}").as_bytes());
         let resource_name = format!("uploads/u/blobs/{}/{size}", name.hash_hex());
-        let first = WriteRequest { resource_name, data: piece.clone(), ..Default::default() };
+        let mut begin = Vec::new();
+        let mut write_offset = 0;
+        for data in pieces {
+            let resource_name = resource_name.clone();
+            begin.push(WriteRequest { resource_name, write_offset, data: data.clone(), finish_write: false });
+            write_offset += i64::try_from(data.len()).expect("a small piece");
+        }
         let mut client = ByteStreamClient::new(channel.clone());
         let sent = Arc::clone(&sent);
-        // Asked for what comes after the piece, so the piece is on its way.
+        // Asked for what comes after the pieces, so they are on their way.
         let rest = stream::poll_fn(move |_| {
             sent.fetch_add(1, Ordering::Relaxed);
             std::task::Poll::Pending
         });
         uploads.spawn(async move {
-            let _ = client.write(stream::iter([first]).chain(rest)).await;
+            let _ = client.write(stream::iter(begin).chain(rest)).await;
         });
     }
-    until("all uploads are under way", || sent.load(Ordering::Relaxed) >= CONNECTIONS * STREAMS).await;
+    until("all uploads are under way", || sent.load(Ordering::Relaxed) >= count).await;
     uploads
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_half_open_uploads_cost_what_was_sent() {
-    let victim = Victim::start();
+    // More than there may be by default: what each costs is what is asked here.
+    let victim = Victim::with("[requests]\nuploads_max = 20000\n");
     victim.serves_others().await;
     let (memory, files) = (victim.memory(), victim.open_files());
     let piece = bytes_of(4096, 1);
@@ -111,7 +128,8 @@ async fn ten_thousand_half_open_uploads_cost_what_was_sent() {
     let mut after = Vec::new();
     for round in 0..3 {
         let channels = victim.channels(CONNECTIONS).await;
-        let uploads = half_open(&channels, round, 100_000, &piece).await;
+        let uploads =
+            half_open(&channels, CONNECTIONS * STREAMS, round, 100_000, std::slice::from_ref(&piece)).await;
         soon("service for others", victim.serves_others()).await;
         let held = victim.memory().saturating_sub(memory);
         assert!(held <= bound, "the server holds {} MiB more", held / MIB);
@@ -123,6 +141,36 @@ async fn ten_thousand_half_open_uploads_cost_what_was_sent() {
     }
     // What the allocator keeps for the next time is there after the first; a leak would grow.
     assert!(after[2] <= after[0] + after[0] / 4 + 16 * MIB, "memory grows: {after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_uploads_of_large_blobs_hold_disk_and_little_memory() {
+    const UPLOADS: usize = 400;
+    /// What the store gathers of all uploads.
+    const GATHERED_BYTES_MAX: u64 = 64 * MIB;
+    /// What is on its way beside that: a message, the buffer it came in, and what the allocator makes of it.
+    const UPLOAD_BYTES_MAX: u64 = 256 << 10;
+    let victim = Victim::start();
+    victim.serves_others().await;
+    let (memory, files) = (victim.memory(), victim.open_files());
+    let channels = victim.channels(CONNECTIONS).await;
+    // Less than what is written at once, so that all of it would be gathered.
+    let pieces = vec![bytes_of(64 << 10, 1); 15];
+    let uploads = half_open(&channels, UPLOADS, 0, 1 << 30, &pieces).await;
+    soon("service for others", victim.serves_others()).await;
+    let written = || -> u64 {
+        let entries = std::fs::read_dir(victim.folder.path().join("data/store/incoming")).expect("a folder");
+        entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|metadata| metadata.len()).sum()
+    };
+    let sent = UPLOADS as u64 * pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+    until("the server has written what it does not gather", || written() + GATHERED_BYTES_MAX >= sent).await;
+    let bound = GATHERED_BYTES_MAX + UPLOADS as u64 * UPLOAD_BYTES_MAX;
+    let held = || victim.memory().saturating_sub(memory);
+    until("it holds no more", || held() <= bound).await;
+    eprintln!("{} MiB sent, {} MiB held", sent / MIB, held() / MIB);
+    drop(uploads);
+    drop(channels);
+    victim.is_clean(files).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,18 +1,8 @@
 //! The numbers on the port: for Prometheus, and for `wardian store stats`.
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use wardian_tests::{TestAction, TestServer, soon};
+use std::time::Duration;
 
-/// The body of a plain GET, as a scraper asks.
-async fn get(server: &TestServer, path: &str) -> String {
-    let mut connection = tokio::net::TcpStream::connect(server.address()).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    connection.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    soon("an answer", connection.read_to_string(&mut answer)).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    answer
-}
+use wardian_tests::{TestAction, TestServer, get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_did_can_be_scraped() {
@@ -20,7 +10,7 @@ async fn what_a_server_did_can_be_scraped() {
     let built = server.upload(TestAction::new(&["echo", "hello"])).await;
     server.execute(&built).await;
     server.execute(&built).await;
-    let text = get(&server, "/metrics").await;
+    let text = get(server.address(), "/metrics").await;
     assert!(text.contains("application/openmetrics-text"), "{text}");
     for line in [
         "wardian_action_cache_lookups_total{outcome=\"hit\"} 1",
@@ -34,6 +24,43 @@ async fn what_a_server_did_can_be_scraped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_who_works_and_how_long_it_takes_can_be_scraped() {
+    let server = TestServer::with(|config| config.scheduler.worker_grace = Duration::from_secs(60)).await;
+    let built = server.upload(TestAction::new(&["echo", "hello"])).await;
+    server.execute(&built).await;
+    let asked = [("pool", "\"large\"")];
+    let mut waiting = server.begin(TestAction::new(&["true"]).platform(&asked)).await;
+    waiting.next().await.unwrap();
+    let text = get(server.address(), "/metrics").await;
+    for line in [
+        r#"wardian_platform_queued_runs{platform="pool=\"large\""} 1"#,
+        r#"wardian_tenant_queued_runs{tenant="(default)"} 1"#,
+        r#"wardian_tenant_running_runs{tenant="(default)"} 0"#,
+        r#"wardian_workers{kind="inside",state="ready"} 1"#,
+        r#"wardian_workers{kind="elsewhere",state="ready"} 0"#,
+        r#"wardian_worker_slots{kind="inside"} 2"#,
+        r#"wardian_worker_slots_free{kind="inside"} 2"#,
+        r#"wardian_run_stage_seconds_count{stage="queued"} 1"#,
+        r#"wardian_run_stage_seconds_count{stage="input_fetch"} 1"#,
+        r#"wardian_run_stage_seconds_count{stage="execution"} 1"#,
+        r#"wardian_run_stage_seconds_count{stage="output_upload"} 1"#,
+        r#"wardian_runs_interrupted_total{reason="unable"} 0"#,
+        "wardian_journal_changes_failed_total 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    }
+    for begin in [
+        "wardian_platform_oldest_queued_seconds{",
+        "wardian_tenant_worker_seconds_total{tenant=\"(default)\"}",
+    ] {
+        let line = text.lines().find(|line| line.starts_with(begin)).expect(begin);
+        assert!(line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap() > 0.0, "{line}");
+    }
+    let changes = text.lines().find_map(|line| line.strip_prefix("wardian_journal_changes_total "));
+    assert!(changes.unwrap().parse::<u64>().unwrap() > 0, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_numbers_come_as_json_over_either_http() {
     let server = TestServer::start().await;
     server.put("some blob").await;
@@ -41,5 +68,5 @@ async fn the_same_numbers_come_as_json_over_either_http() {
     assert!(stats.store.used_bytes > 0 && stats.store.used_bytes < stats.store.capacity_bytes);
     let put = stats.server.unwrap().operations["put_batch"];
     assert_eq!((put.calls, put.items, put.bytes, put.failures), (1, 1, 9, 0));
-    assert!(get(&server, "/stats").await.contains("\"capacity_bytes\""));
+    assert!(get(server.address(), "/stats").await.contains("\"capacity_bytes\""));
 }

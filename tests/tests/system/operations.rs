@@ -187,7 +187,7 @@ async fn listings_that_are_not_offered_are_refused() {
     for (request, expected) in [
         (ListOperationsRequest { page_size: -1, ..base.clone() }, Code::InvalidArgument),
         (ListOperationsRequest { name: "none/operations".into(), ..base.clone() }, Code::InvalidArgument),
-        (ListOperationsRequest { filter: "done=true".into(), ..base.clone() }, Code::Unimplemented),
+        (ListOperationsRequest { filter: "colour=green".into(), ..base.clone() }, Code::InvalidArgument),
         (ListOperationsRequest { return_partial_success: true, ..base }, Code::Unimplemented),
     ] {
         assert_eq!(
@@ -196,6 +196,53 @@ async fn listings_that_are_not_offered_are_refused() {
             "{request:?}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_lists_what_it_names_in_pages() {
+    let server = TestServer::with(|config| config.worker.slots = 1).await;
+    let mut ended = Vec::new();
+    for i in 0..3 {
+        let built = server.upload(TestAction::new(&["echo", &i.to_string()])).await;
+        ended.push(server.execute(&built).await.name().to_owned());
+    }
+    ended.sort();
+    let (pid, go) = paths(&server);
+    let built = server.upload(waiting(&pid, &go)).await;
+    let mut running = server.follow(built.request()).await.unwrap();
+    running.until_stage(Stage::Executing).await;
+    until("the command runs", || pid.exists()).await;
+    let mut queued = server.begin(TestAction::sh("exit 0", &[])).await;
+    queued.until_stage(Stage::Queued).await;
+    let listed = async |filter: &str, page_size: i32| {
+        let mut names = Vec::new();
+        let mut request = ListOperationsRequest {
+            name: "operations".into(),
+            filter: filter.into(),
+            page_size,
+            ..Default::default()
+        };
+        loop {
+            let page = server.operations().list_operations(request.clone()).await.unwrap().into_inner();
+            assert!(page_size == 0 || page.operations.len() <= usize::try_from(page_size).unwrap());
+            names.extend(page.operations.into_iter().map(|operation| operation.name));
+            request.page_token = page.next_page_token;
+            if request.page_token.is_empty() {
+                return names;
+            }
+        }
+    };
+    for page_size in [0, 1, 2] {
+        assert_eq!(listed("done=true", page_size).await, ended);
+        assert_eq!(listed("stage=QUEUED", page_size).await, [queued.name()]);
+        assert_eq!(listed("stage=EXECUTING AND worker=local", page_size).await, [running.name()]);
+        assert_eq!(listed(&format!("action={}", built.action), page_size).await, [running.name()]);
+        assert_eq!(listed("done=false AND worker=nobody", page_size).await, [""; 0]);
+        assert_eq!(listed("invocation=nobody", page_size).await, [""; 0]);
+    }
+    std::fs::write(&go, "").unwrap();
+    running.ended().await.unwrap();
+    queued.ended().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

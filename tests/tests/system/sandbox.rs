@@ -88,7 +88,7 @@ async fn a_signal_is_told_apart_from_an_exit_with_its_code() {
     let Some(server) = server().await else { return };
     let ended = server.run(TestAction::sh("kill -KILL $$", &[])).await;
     assert_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 137));
-    assert_eq!(ended.response.message, "the command was ended by signal 9");
+    assert_eq!(ended.response.message, "the command was ended by signal 9, perhaps for lack of memory");
     let ended = server.run(TestAction::sh("exit 137", &[])).await;
     assert_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 137));
     assert_eq!(ended.response.message, "");
@@ -178,6 +178,14 @@ async fn the_input_root_may_be_the_whole_system() {
     let refusal = open.refused(action).await;
     assert_eq!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
     assert!(refusal.message.contains("chroot-input-root"), "{refusal:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_action_can_choose_to_go_without_a_sandbox() {
+    let Some(server) = server().await else { return };
+    let refusal = server.refused(TestAction::new(&["true"]).platform(&[("sandbox", "none")])).await;
+    assert_eq!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
+    assert!(refusal.message.contains("sandbox=none"), "{refusal:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,7 @@
 //! TLS on the port, and what a server that is open to a network asks for.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use wardian_proto::InstanceName;
 use wardian_server::app::Server;
@@ -11,21 +10,7 @@ use wardian_server::client::{Access, Client, ServerUrl};
 use wardian_server::config::Config;
 use wardian_server::tls::TlsSettings;
 use wardian_store::{BlobStore as _, Upload};
-use wardian_tests::digest;
-
-/// Makes an authority and a certificate of it for this machine: `NAME-ca.pem`, `NAME.pem`, `NAME.key`.
-fn make_certificates(folder: &Path, name: &str) {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
-    let certificate = params.signed_by(&key, &authority).unwrap();
-    let write = |file: String, text: String| std::fs::write(folder.join(file), text).unwrap();
-    write(format!("{name}-ca.pem"), authority.pem());
-    write(format!("{name}.pem"), certificate.pem());
-    write(format!("{name}.key"), key.serialize_pem());
-}
+use wardian_tests::{digest, make_certificates};
 
 fn config(folder: &TempDir) -> Config {
     let path = |file: &str| folder.path().join(file);

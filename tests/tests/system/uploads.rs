@@ -6,7 +6,7 @@ use futures::stream;
 use tokio::sync::mpsc;
 use tonic::Code;
 use wardian_proto::bytestream::WriteRequest;
-use wardian_tests::{TestServer, bytes_of, code, digest, soon};
+use wardian_tests::{Refusal, TestServer, bytes_of, code, digest, soon, until, wait_until};
 
 use super::byte_stream::{messages, query, read_part, write, write_name};
 
@@ -241,4 +241,44 @@ async fn a_large_blob_makes_the_round_trip() {
     assert!(
         read_part(&server, &stored, 33 << 20, 1000).await.unwrap() == data.slice(33 << 20..(33 << 20) + 1000)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_uploads_than_there_is_room_for_are_told_when_to_come_again() {
+    let server = TestServer::with(|config| config.requests.uploads_max = 2).await;
+    let upload = |seed: u8| {
+        let data = bytes_of(1_000_000, seed);
+        let messages = messages(&write_name(&digest(&data)), &data, 500_000);
+        let (sender, receiver) = mpsc::channel(messages.len());
+        let mut client = server.byte_stream();
+        let requests =
+            stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
+        let call = tokio::spawn(async move { client.write(requests).await });
+        (sender, messages, call)
+    };
+    let mut open = Vec::new();
+    for seed in 1..=2 {
+        let (sender, messages, call) = upload(seed);
+        sender.send(messages[0].clone()).await.unwrap();
+        open.push((sender, messages, call));
+    }
+    let incoming = server.folder().join("data/store/incoming");
+    until("both are under way", || std::fs::read_dir(&incoming).unwrap().count() == 2).await;
+    let data = bytes_of(1000, 3);
+    let third = async || write(&server, messages(&write_name(&digest(&data)), &data, 500)).await;
+    let refusal = Refusal::of_call(&third().await.unwrap_err());
+    assert_eq!((refusal.code, refusal.retry_seconds), (Code::ResourceExhausted, Some(2)), "{refusal:?}");
+    assert!(refusal.message.contains("requests.uploads_max"), "{refusal:?}");
+    // Log streams and batches are another matter.
+    server.put("small").await;
+    let (_, _, given_up) = open.remove(0);
+    given_up.abort();
+    wait_until("the place is free", async || third().await.is_ok()).await;
+    // Who was there first is not disturbed.
+    let (sender, messages, call) = open.remove(0);
+    for message in messages.into_iter().skip(1) {
+        sender.send(message).await.unwrap();
+    }
+    assert_eq!(call.await.unwrap().unwrap().into_inner().committed_size, 1_000_000);
+    server.assert_unharmed().await;
 }

@@ -51,6 +51,9 @@ const LEFTOVER_READ_TIME: Duration = Duration::from_secs(1);
 /// How long the processes of a sandbox may take to be gone once it was told to end; then they are killed one by one.
 const SANDBOX_END_TIME_MAX: Duration = Duration::from_secs(1);
 
+/// The signal by which the system ends a process when there is no memory left, and which anybody may send.
+const SIGKILL: i32 = 9;
+
 /// The signal for more processor time than is allowed.
 const SIGXCPU: i32 = 24;
 
@@ -185,7 +188,8 @@ impl Executor for NativeExecutor {
             }
             Ok(Ended::Signal(signal)) => {
                 let mut finished = finished(128 + signal);
-                finished.remark = Some(format!("the command was ended by signal {signal}"));
+                let why = if signal == SIGKILL { ", perhaps for lack of memory" } else { "" };
+                finished.remark = Some(format!("the command was ended by signal {signal}{why}"));
                 Outcome::Exited(finished)
             }
             Ok(Ended::NoTool(why)) => return Err(not_found(&task.spec.arguments[0], &why)),

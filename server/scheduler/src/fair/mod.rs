@@ -57,8 +57,8 @@ pub(crate) struct Charges {
 pub(crate) struct FairQueue {
     tenants: Shares<InstanceName>,
     inside: HashMap<InstanceName, Inside>,
-    /// How many wait in each class.
-    classes: BTreeMap<ClassId, usize>,
+    /// What waits in each class, the oldest first.
+    classes: BTreeMap<ClassId, BTreeSet<RunId>>,
     len: usize,
 }
 
@@ -96,7 +96,7 @@ impl FairQueue {
         let lane = line.lanes.entry(place.class).or_default();
         lane.urgent.insert((place.priority, run));
         lane.oldest.insert(run, place.priority);
-        *self.classes.entry(place.class).or_default() += 1;
+        self.classes.entry(place.class).or_default().insert(run);
         self.len += 1;
     }
 
@@ -161,7 +161,12 @@ impl FairQueue {
 
     /// How many wait in a class.
     pub(crate) fn len_of(&self, class: ClassId) -> usize {
-        self.classes.get(&class).copied().unwrap_or(0)
+        self.classes.get(&class).map_or(0, BTreeSet::len)
+    }
+
+    /// Each class in which something waits, with how much and the oldest of it.
+    pub(crate) fn depths(&self) -> impl Iterator<Item = (ClassId, usize, RunId)> {
+        self.classes.iter().filter_map(|(class, runs)| Some((*class, runs.len(), *runs.first()?)))
     }
 
     /// What a tenant has.
@@ -188,8 +193,8 @@ impl FairQueue {
             line.lanes.remove(&place.class);
         }
         let waiting = self.classes.get_mut(&place.class).expect("what leaves has waited");
-        *waiting -= 1;
-        if *waiting == 0 {
+        waiting.remove(&run);
+        if waiting.is_empty() {
             self.classes.remove(&place.class);
         }
         self.len -= 1;
@@ -224,6 +229,6 @@ impl FairQueue {
             len += waiting;
         }
         assert_eq!(len, self.len);
-        assert_eq!(len, self.classes.values().sum::<usize>());
+        assert_eq!(len, self.classes.values().map(BTreeSet::len).sum::<usize>());
     }
 }

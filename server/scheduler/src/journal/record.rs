@@ -47,15 +47,22 @@ pub(super) enum Decoded {
     Ended(LeftEnded),
 }
 
+/// The field of a record that the response is in.
+const RESPONSE_TAG: u32 = 12;
+
+/// The record of an operation that has not ended.
+pub(super) fn live(run: RunId, queued_at: SystemTime, job: &Job) -> Vec<u8> {
+    Record { run: run.0, at: Some(queued_at.into()), ..Record::of(job) }.encode_to_vec()
+}
+
+/// The record of an operation that has ended. The response may be large and is not copied.
+pub(super) fn ended(at: SystemTime, job: &Job, response: &reapi::ExecuteResponse) -> Vec<u8> {
+    let mut bytes = Record { at: Some(at.into()), ..Record::of(job) }.encode_to_vec();
+    prost::encoding::message::encode(RESPONSE_TAG, response, &mut bytes);
+    bytes
+}
+
 impl Record {
-    pub(super) fn live(run: RunId, queued_at: SystemTime, job: &Job) -> Self {
-        Self { run: run.0, at: Some(queued_at.into()), ..Self::of(job) }
-    }
-
-    pub(super) fn ended(at: SystemTime, job: &Job, response: &reapi::ExecuteResponse) -> Self {
-        Self { at: Some(at.into()), response: Some(response.clone()), ..Self::of(job) }
-    }
-
     fn of(job: &Job) -> Self {
         let property = |(name, value): (&str, &str)| reapi::platform::Property {
             name: name.into(),
@@ -75,10 +82,6 @@ impl Record {
             at: None,
             response: None,
         }
-    }
-
-    pub(super) fn encoded(&self) -> Vec<u8> {
-        self.encode_to_vec()
     }
 
     /// Reads a record; `None` when it is none of ours.

@@ -2,6 +2,7 @@
 
 use wardian_proto::{DigestFunction, InstanceName};
 
+use super::database::{COMPACT_BYTES_MIN, OPERATION};
 use super::*;
 use crate::job::Invocation;
 use crate::platform::tests::platform;
@@ -104,4 +105,96 @@ async fn a_journal_that_is_open_elsewhere_is_no_damaged_one() {
     assert_eq!(error, JournalError::InUse(folder.path().join("db")));
     drop(journal);
     assert!(Journal::open(folder.path()).is_ok());
+}
+
+/// Longer than any test: the database has nothing of a log before the journal is closed.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// What a process would find that is started now: a killed one leaves what is in the system's memory.
+fn image(folder: &Path) -> tempfile::TempDir {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let to = to.join(path.file_name().unwrap());
+            // What vanishes meanwhile is in the database.
+            if path.is_dir() { copy(&path, &to) } else { drop(std::fs::copy(&path, &to)) }
+        }
+    }
+    let image = tempfile::tempdir().unwrap();
+    copy(folder, image.path());
+    image
+}
+
+fn ended(name: &OperationName) -> Change {
+    let response = reapi::ExecuteResponse { message: "done".into(), ..Default::default() };
+    Change::Ended { name: name.clone(), job: Arc::new(job("x")), response: Arc::new(response) }
+}
+
+#[tokio::test]
+async fn what_was_kept_survives_a_kill_before_the_database_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open_with(folder.path(), NEVER).unwrap();
+    let [waiting, done, gone] = names();
+    let changes = [live(&done, 1), live(&waiting, 2), live(&gone, 3), ended(&done), Change::Forgotten(gone)];
+    journal.kept(journal.note(changes)).await.unwrap();
+    let image = image(folder.path());
+    let logs = log::files(image.path()).unwrap();
+    assert_eq!(logs.len(), 1);
+    for _ in 0..2 {
+        let (_journal, left) = Journal::open(image.path()).unwrap();
+        assert_eq!(left.live.iter().map(|live| &live.name).collect::<Vec<_>>(), [&waiting]);
+        assert_eq!(left.ended.iter().map(|ended| &ended.name).collect::<Vec<_>>(), [&done]);
+        assert!(log::files(image.path()).unwrap().is_empty(), "the database has it all");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_comes_back_after_it_was_brought_in_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open_with(folder.path(), NEVER).unwrap();
+    let [name, ..] = names();
+    journal.kept(journal.note([live(&name, 1)])).await.unwrap();
+    let (_, path) = log::files(folder.path()).unwrap().remove(0);
+    let bytes = std::fs::read(&path).unwrap();
+    drop(journal);
+    let (journal, _) = Journal::open_with(folder.path(), NEVER).unwrap();
+    journal.kept(journal.note([ended(&name)])).await.unwrap();
+    drop(journal);
+    std::fs::write(&path, bytes).unwrap();
+    let (_, left) = Journal::open(folder.path()).unwrap();
+    assert!(left.live.is_empty() && left.ended.len() == 1, "{left:?}");
+}
+
+#[tokio::test]
+async fn the_torn_end_of_a_log_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open_with(folder.path(), NEVER).unwrap();
+    let [first, second, _] = names();
+    journal.kept(journal.note([live(&first, 1)])).await.unwrap();
+    journal.kept(journal.note([live(&second, 2)])).await.unwrap();
+    let image = image(folder.path());
+    let (_, path) = log::files(image.path()).unwrap().remove(0);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let (journal, left) = Journal::open(image.path()).unwrap();
+    assert_eq!(left.live.iter().map(|live| &live.name).collect::<Vec<_>>(), [&first]);
+    // And it goes on.
+    journal.kept(journal.note([live(&second, 2)])).await.unwrap();
+    drop(journal);
+    assert_eq!(Journal::open(image.path()).unwrap().1.live.len(), 2);
+}
+
+#[tokio::test]
+async fn the_database_is_brought_up_to_date_by_and_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(folder.path()).unwrap();
+    let [name, ..] = names();
+    journal.kept(journal.note([live(&name, 1)])).await.unwrap();
+    while journal.stats().flushes.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(log::files(folder.path()).unwrap().is_empty());
+    assert_eq!((journal.stats().changes, journal.stats().pending), (1, 0));
+    assert!(journal.stats().disk_bytes > 0);
 }

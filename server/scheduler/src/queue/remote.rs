@@ -10,7 +10,7 @@ use wardian_proto::reapi;
 
 use super::LocalQueue;
 use crate::state::WorkerView;
-use crate::{Assignment, Job, JournalError, Offer, RunId, WorkerId};
+use crate::{Assignment, Job, JournalError, Loss, Offer, RunId, WorkerId};
 
 impl LocalQueue {
     /// Makes a worker known that is lost when nothing is heard of it for the length of its lease.
@@ -45,8 +45,8 @@ impl LocalQueue {
     }
 
     /// Takes a worker away; what it has is queued again.
-    pub fn remove_worker(&self, worker: WorkerId, reason: &str) {
-        self.update(|inner| inner.state.remove_worker(Instant::now(), worker, reason));
+    pub fn remove_worker(&self, worker: WorkerId, loss: &Loss) {
+        self.update(|inner| inner.state.remove_worker(Instant::now(), worker, loss));
         if self.is_shutting_down() {
             // What was just queued again finds no worker any more.
             self.shut_down();
@@ -85,8 +85,8 @@ impl LocalQueue {
     }
 
     /// Queues a run again that a worker was given and does not have.
-    pub fn give_back(&self, worker: WorkerId, run: RunId, reason: &str) {
-        self.update(|inner| inner.state.give_back(Instant::now(), worker, run, reason));
+    pub fn give_back(&self, worker: WorkerId, run: RunId, loss: &Loss) {
+        self.update(|inner| inner.state.give_back(Instant::now(), worker, run, loss));
         self.shared.work.notify_waiters();
     }
 

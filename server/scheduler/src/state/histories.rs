@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use wardian_proto::DigestFunction;
 
 use super::*;
+use crate::figures::Loss;
 use crate::job::Invocation;
 use crate::limits::TenantPolicy;
 use crate::platform::tests::{offer, platform};
@@ -94,8 +95,13 @@ impl World {
     fn new() -> Self {
         let mut tenants = Tenants::default();
         let tenant = InstanceName::parse("t1").unwrap();
-        let policy =
-            TenantPolicy { weight: 5, running_max: Some(2), queued_max: Some(6), memory_bytes_max: Some(3) };
+        let policy = TenantPolicy {
+            weight: 5,
+            running_max: Some(2),
+            queued_max: Some(6),
+            memory_bytes_max: Some(3),
+            operations_max: None,
+        };
         tenants.named.insert(tenant, policy);
         let limits = SchedulerLimits {
             queued_runs_max: 20,
@@ -130,6 +136,7 @@ impl World {
             Err(
                 SubmitError::QueueFull(_)
                 | SubmitError::TenantQueueFull(_)
+                | SubmitError::TenantTooManyOperations(_)
                 | SubmitError::TooManyOperations(_),
             ) => {}
             Err(error) => panic!("{error}"),
@@ -201,7 +208,7 @@ impl World {
             Step::Join { both, slots, leased } => self.join(*both, *slots, *leased),
             Step::Lose(number) => {
                 if let Some(worker) = pick(&self.workers, *number) {
-                    self.scheduler.remove_worker(self.now, worker, "cut off");
+                    self.scheduler.remove_worker(self.now, worker, &Loss::Silent);
                     self.forget_lost();
                 }
             }

@@ -5,6 +5,7 @@
 //! [`Scheduler::take_changed`], so that the shell can tell those who wait.
 
 mod classes;
+mod figures;
 mod operations;
 mod restore;
 mod run;
@@ -25,6 +26,7 @@ use self::operations::{Op, Operations};
 use self::run::{Run, Standing};
 use self::workers::Worker;
 use crate::fair::{FairQueue, Place, TenantLoad};
+use crate::figures::Totals;
 use crate::held::Held;
 use crate::job::{Job, OperationName, RunId, WorkerId};
 use crate::limits::{SchedulerLimits, SubmitError, Tenants};
@@ -52,6 +54,7 @@ pub struct Scheduler {
     paused: bool,
     /// Nothing is started until then.
     settling_until: Option<Instant>,
+    totals: Totals,
     changed: Vec<OperationName>,
     abandoned: Vec<RunId>,
     untied: Vec<RunId>,
@@ -70,11 +73,16 @@ impl Scheduler {
         if self.live_operations() >= self.limits.live_operations_max {
             return Err(SubmitError::TooManyOperations(self.limits.live_operations_max));
         }
+        let tenant = job.instance.clone();
+        let limit = self.tenants.policy(&tenant).operations_max;
+        if let Some(limit) = limit.filter(|limit| self.operations.live_of(&tenant) >= *limit) {
+            return Err(SubmitError::TenantTooManyOperations(limit));
+        }
         let run = match self.joinable_run(&job) {
             Some(run) => self.join(run, &operation, job.priority),
             None => self.enqueue(now, wall, &operation, job)?,
         };
-        self.operations.live(operation.clone(), run);
+        self.operations.live(operation.clone(), run, tenant);
         self.changed.push(operation.clone());
         self.check();
         Ok(operation)
@@ -191,6 +199,10 @@ impl Scheduler {
         if self.runs.get(&run).is_none_or(|r| r.worker() != Some(worker)) {
             return;
         }
+        if let Some(metadata) = response.result.as_ref().and_then(|result| result.execution_metadata.as_ref())
+        {
+            self.totals.count_result(metadata);
+        }
         self.end_run(now, run, response);
         self.check();
     }
@@ -241,6 +253,7 @@ impl Scheduler {
         if let Some(Op::Live(run)) = &removed {
             let run = self.runs.get_mut(run).expect("live operations have a run");
             run.operations.retain(|o| o != operation);
+            self.operations.no_more_live(&run.job.instance);
         }
         removed.is_some()
     }
@@ -409,6 +422,7 @@ impl Scheduler {
         job: Arc<Job>,
         response: Arc<reapi::ExecuteResponse>,
     ) {
+        self.operations.no_more_live(&job.instance);
         self.operations.end(now, name.clone(), job, response);
         self.changed.push(name);
     }

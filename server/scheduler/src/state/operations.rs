@@ -1,6 +1,6 @@
 //! Clients' interest in runs, and the memory of what has ended.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -32,6 +32,8 @@ struct Ended {
 #[derive(Debug, Default)]
 pub(super) struct Operations {
     by_name: BTreeMap<OperationName, Op>,
+    /// How many have not ended, by tenant.
+    live: HashMap<InstanceName, usize>,
     ended: VecDeque<Ended>,
     ended_bytes: usize,
 }
@@ -42,8 +44,23 @@ impl Operations {
     }
 
     /// Lets an operation wait for a run.
-    pub(super) fn live(&mut self, name: OperationName, run: RunId) {
+    pub(super) fn live(&mut self, name: OperationName, run: RunId, tenant: InstanceName) {
         self.by_name.insert(name, Op::Live(run));
+        *self.live.entry(tenant).or_default() += 1;
+    }
+
+    /// Notes that an operation of a tenant waits no more.
+    pub(super) fn no_more_live(&mut self, tenant: &InstanceName) {
+        let count = self.live.get_mut(tenant).expect("it was live");
+        *count -= 1;
+        if *count == 0 {
+            self.live.remove(tenant);
+        }
+    }
+
+    /// How many operations of a tenant have not ended.
+    pub(super) fn live_of(&self, tenant: &InstanceName) -> usize {
+        self.live.get(tenant).copied().unwrap_or(0)
     }
 
     /// Notes what came of an operation.
@@ -121,5 +138,6 @@ impl Operations {
         assert_eq!(self.ended_bytes, self.ended.iter().map(|ended| ended.bytes).sum::<usize>());
         let ended = self.by_name.values().filter(|op| matches!(op, Op::Ended(_))).count();
         assert_eq!(ended, self.ended.len());
+        assert_eq!(self.live.values().sum::<usize>(), self.live_count());
     }
 }

@@ -3,6 +3,7 @@
 use wardian_proto::DigestFunction;
 
 use super::*;
+use crate::figures::Loss;
 use crate::job::Invocation;
 use crate::platform::Offer;
 use crate::platform::tests::{offer, platform};
@@ -37,7 +38,7 @@ fn a_worker_keeps_no_more_than_it_has_room_for() {
     assert!(!s.keeps(now, first, other), "its one slot is taken");
     let roomy = s.add_worker(Offer { slots: 2, ..linux("b") });
     assert!(s.keeps(now, roomy, other));
-    s.give_back(now, first, run, "does not have it");
+    s.give_back(now, first, run, &Loss::Dropped);
     assert!(!s.keeps(now, roomy, run), "there is a slot but no memory");
 }
 
@@ -50,9 +51,9 @@ fn what_a_worker_does_not_have_is_queued_again_and_given_up_in_the_end() {
         let given = s.assign(now, worker).unwrap();
         assert_eq!(given.attempt, attempt);
         s.take_untied();
-        s.give_back(now, worker, given.run, "did not get it");
+        s.give_back(now, worker, given.run, &Loss::NotReceived);
         assert_eq!(s.take_untied(), [given.run]);
-        s.give_back(now, worker, given.run, "did not get it");
+        s.give_back(now, worker, given.run, &Loss::NotReceived);
     }
     let Stage::Completed(response) = s.view(&operation).unwrap().stage else { panic!("it is given up") };
     let status = response.status.clone().unwrap();

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use wardian_proto::reapi;
 
 use crate::fair::{Charges, Place};
+use crate::figures::Loss;
 use crate::held::Held;
 use crate::job::{Job, OperationName, RunId, WorkerId};
 
@@ -36,7 +37,7 @@ pub struct Attempt {
     /// The worker's name.
     pub worker: String,
     /// What became of it.
-    pub reason: String,
+    pub reason: Loss,
 }
 
 impl fmt::Display for Attempt {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use wardian_proto::DigestFunction;
 
 use super::*;
+use crate::figures::Loss;
 use crate::job::Invocation;
 use crate::limits::TenantPolicy;
 use crate::platform::Offer;
@@ -254,7 +255,7 @@ fn a_silent_worker_is_lost_and_another_gets_its_run() {
     story.s.tick(story.now);
     assert!(!story.s.renew_lease(first, story.now + seconds(30)), "it must join again");
     let waiting = story.s.waiting(&operation).unwrap();
-    assert_eq!(waiting.attempts[0].reason, "was not heard of any more");
+    assert_eq!(waiting.attempts[0].reason, Loss::Silent);
     let again = story.s.assign(story.now, second).unwrap();
     assert_eq!((again.run, again.attempt), (given.run, 2));
     story.s.complete(story.now, first, given.run, ok());
@@ -272,12 +273,12 @@ fn what_loses_every_worker_is_given_up_with_the_reasons() {
         let operation =
             operation.get_or_insert_with(|| story.s.submit(story.now, WALL, job.clone()).unwrap());
         assert!(story.s.assign(story.now, worker).is_some(), "round {round}");
-        story.s.remove_worker(story.now, worker, "broke down");
+        story.s.remove_worker(story.now, worker, &Loss::Left);
         assert_eq!(story.status(operation).is_some(), round == 2);
     }
     let (code, message) = story.status(&operation.unwrap()).unwrap();
     assert_eq!(code, rpc::Code::Internal as i32);
-    assert_eq!(message.matches("w: broke down").count(), 3, "{message}");
+    assert_eq!(message.matches("w: left").count(), 3, "{message}");
     assert_eq!(story.s.runs_of(spare), []);
 }
 
@@ -289,7 +290,7 @@ fn a_run_goes_back_to_a_worker_that_was_lost_with_it_only_when_it_must() {
     story.queue("", "", 1);
     assert!(story.s.assign(story.now, bad).is_some());
     let good = story.s.add_worker(named("good"));
-    story.s.remove_worker(story.now, bad, "hiccup");
+    story.s.remove_worker(story.now, bad, &Loss::Dropped);
     let back = story.s.add_worker(named("bad"));
     assert!(story.s.assign(story.now, back).is_none(), "there is another");
     story.s.drain(story.now, good, true);
@@ -356,7 +357,7 @@ fn a_worker_goes_on_with_what_nobody_else_has() {
     let operation = story.submit(job);
     let run = story.s.assign(story.now, first).unwrap().run;
     assert!(story.s.keeps(story.now, first, run) && !story.s.keeps(story.now, second, run));
-    story.s.remove_worker(story.now, first, "cut off");
+    story.s.remove_worker(story.now, first, &Loss::Silent);
     let back = story.s.add_worker(linux(1));
     assert!(story.s.keeps(story.now, back, run), "it comes back with it under a new name");
     assert!(!story.s.keeps(story.now, second, run));
@@ -382,4 +383,28 @@ fn how_a_command_is_run_makes_no_class_of_its_own() {
     let refused = story.s.submit(story.now, WALL, another);
     assert_eq!(refused, Err(SubmitError::TooManyPlatforms(CLASSES_MAX)));
     story.queue("", "", 1);
+}
+
+#[test]
+fn a_tenant_cannot_fill_the_queue_by_joining() {
+    let policy = TenantPolicy { operations_max: Some(2), ..TenantPolicy::default() };
+    let mut story = Story::new(SchedulerLimits::default(), &[("greedy", policy)]);
+    let worker = story.s.add_worker(linux(1));
+    let job = story.job("greedy", "");
+    let first = story.submit(job.clone());
+    let second = story.submit(job.clone());
+    let refused = |story: &mut Story| story.s.submit(story.now, WALL, job.clone());
+    assert_eq!(refused(&mut story), Err(SubmitError::TenantTooManyOperations(2)));
+    let other = story.job("other", "");
+    story.submit(other);
+    // Each way in which an operation waits no more makes room for one.
+    assert!(story.s.cancel(story.now, &second, ok()));
+    let third = refused(&mut story).unwrap();
+    assert!(story.s.delete(&third));
+    refused(&mut story).unwrap();
+    assert_eq!(refused(&mut story), Err(SubmitError::TenantTooManyOperations(2)));
+    let run = story.s.assign(story.now, worker).unwrap().run;
+    story.s.complete(story.now, worker, run, ok());
+    assert!(story.status(&first).is_none(), "it ended well");
+    refused(&mut story).unwrap();
 }

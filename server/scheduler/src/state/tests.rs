@@ -5,6 +5,7 @@ use std::time::Duration;
 use wardian_proto::DigestFunction;
 
 use super::*;
+use crate::figures::Loss;
 use crate::job::Invocation;
 use crate::platform::tests::{offer, platform};
 
@@ -118,7 +119,7 @@ fn a_lost_worker_gives_its_runs_back() {
     let (mut s, worker) = with_worker();
     let operation = s.submit(Instant::now(), SystemTime::UNIX_EPOCH, job("a")).unwrap();
     let run = s.assign(Instant::now(), worker).unwrap().run;
-    s.remove_worker(Instant::now(), worker, "lost");
+    s.remove_worker(Instant::now(), worker, &Loss::Silent);
     s.complete(Instant::now(), worker, run, response(9));
     assert!(matches!(s.view(&operation).unwrap().stage, Stage::Queued), "late reports do not count");
     let other = s.add_worker(offer(&[("OSFamily", &["linux"])]));
@@ -231,7 +232,7 @@ fn an_abandoned_run_ends_with_its_worker() {
     let operation = s.submit(Instant::now(), SystemTime::UNIX_EPOCH, job("a")).unwrap();
     s.assign(Instant::now(), worker).unwrap();
     s.cancel(Instant::now(), &operation, response(-1));
-    s.remove_worker(Instant::now(), worker, "lost");
+    s.remove_worker(Instant::now(), worker, &Loss::Silent);
     let other = s.add_worker(offer(&[("OSFamily", &["linux"])]));
     assert!(s.assign(Instant::now(), other).is_none());
 }
@@ -274,7 +275,7 @@ fn a_run_holds_what_it_was_given_until_it_ends() {
     assert!(!taken, "whoever joins needs no hold of its own");
     assert_eq!(Arc::strong_count(&second), 1);
     let run = s.assign(Instant::now(), worker).unwrap().run;
-    s.remove_worker(Instant::now(), worker, "lost");
+    s.remove_worker(Instant::now(), worker, &Loss::Silent);
     assert!(s.take_released().is_empty(), "a run that is queued again holds on");
     let worker = s.add_worker(offer(&[("OSFamily", &["linux"])]));
     s.assign(Instant::now(), worker).unwrap();

@@ -10,6 +10,7 @@ use super::classes::{Candidate, ClassKey};
 use super::run::{Attempt, Given, Run, Standing};
 use super::{Scheduler, failed};
 use crate::fair::ClassId;
+use crate::figures::{Loss, Timed};
 use crate::job::{RunId, WorkerId};
 use crate::platform::Offer;
 
@@ -103,12 +104,13 @@ impl Scheduler {
 
     /// Removes a worker. What it had is queued again at its old place, for another worker if there is one, or ends
     /// when it was started too often.
-    pub fn remove_worker(&mut self, now: Instant, worker: WorkerId, reason: &str) {
+    pub fn remove_worker(&mut self, now: Instant, worker: WorkerId, loss: &Loss) {
         let Some(removed) = self.workers.get(&worker) else { return };
         let lost = removed.runs.clone();
         for id in &lost {
-            self.note_attempt(now, worker, *id, reason);
+            self.note_attempt(now, worker, *id, loss);
         }
+        self.totals.count_gone(loss);
         self.workers.remove(&worker);
         self.kept_free.retain(|_, kept| *kept != worker);
         self.worker_changed(worker);
@@ -136,8 +138,8 @@ impl Scheduler {
         }
         let attempts: Vec<String> =
             run.attempts.iter().take(ATTEMPTS_NAMED_MAX).map(ToString::to_string).collect();
-        let text =
-            format!("started {} times, and every worker was lost: {}", attempts.len(), attempts.join("; "));
+        let text = format!("started {} times without a result: {}", run.attempts.len(), attempts.join("; "));
+        self.totals.given_up += 1;
         // It must stand somewhere to be taken out like any other.
         self.queue.push(id, &run.place, self.tenants.policy(&run.place.tenant).weight);
         self.end_run(now, id, failed(rpc::Code::Internal, text));
@@ -178,6 +180,12 @@ impl Scheduler {
     }
 
     fn give(&mut self, now: Instant, worker: WorkerId, id: RunId) -> Given {
+        let waited = now.saturating_duration_since(self.runs[&id].since);
+        self.totals.count_stage(Timed::Queued, waited);
+        self.take_up(now, worker, id)
+    }
+
+    fn take_up(&mut self, now: Instant, worker: WorkerId, id: RunId) -> Given {
         let run = self.runs.get_mut(&id).expect("queued runs exist");
         let charges = self.queue.start(id, &run.place);
         run.standing = Standing::At { worker, charges, metadata: Box::default() };
@@ -206,28 +214,29 @@ impl Scheduler {
             Some(other) => other == worker,
             None if at.free_slots() == 0 || !at.has_room(entry.place.memory) => false,
             None => {
-                self.give(now, worker, run);
+                self.take_up(now, worker, run);
                 true
             }
         }
     }
 
     /// Takes a run from a worker that does not have it, and queues it again like that of a worker that was lost.
-    pub fn give_back(&mut self, now: Instant, worker: WorkerId, id: RunId, reason: &str) {
+    pub fn give_back(&mut self, now: Instant, worker: WorkerId, id: RunId, loss: &Loss) {
         if self.runs.get(&id).is_none_or(|run| run.worker() != Some(worker)) {
             return;
         }
-        self.note_attempt(now, worker, id, reason);
+        self.note_attempt(now, worker, id, loss);
         self.try_again(now, id);
         self.note_unserved(now);
         self.check();
     }
 
-    fn note_attempt(&mut self, now: Instant, worker: WorkerId, id: RunId, reason: &str) {
+    fn note_attempt(&mut self, now: Instant, worker: WorkerId, id: RunId, loss: &Loss) {
+        self.totals.count_retry(loss);
         let mut run = self.runs.remove(&id).expect("workers have runs that exist");
         self.take_from_worker(now, id, &mut run);
         let name = self.workers[&worker].offer.name.clone();
-        run.attempts.push(Attempt { worker: name, reason: reason.to_owned() });
+        run.attempts.push(Attempt { worker: name, reason: loss.clone() });
         self.runs.insert(id, run);
     }
 
@@ -255,7 +264,7 @@ impl Scheduler {
             .map(|(id, _)| *id)
             .collect();
         for worker in silent {
-            self.remove_worker(now, worker, "was not heard of any more");
+            self.remove_worker(now, worker, &Loss::Silent);
         }
     }
 
@@ -268,6 +277,7 @@ impl Scheduler {
         };
         let used: Duration = now.saturating_duration_since(run.since);
         self.queue.finish(&run.place, charges, used);
+        self.totals.add_worker_time(&run.place.tenant, used);
         run.since = now;
         self.untied.push(id);
         let entry = self.workers.get_mut(&worker).expect("runs stand with workers that exist");

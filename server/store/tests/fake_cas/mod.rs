@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
@@ -53,6 +54,8 @@ pub(crate) struct Cas {
     manner: Manner,
     /// How many calls to refuse as UNAVAILABLE before serving.
     pub(crate) unavailable: Arc<AtomicU32>,
+    /// How many connections to break under their first call.
+    pub(crate) broken: Arc<AtomicU32>,
     /// How many bytes arrived by ByteStream, and how many calls of any kind were made.
     pub(crate) written: Arc<AtomicU32>,
     pub(crate) calls: Arc<AtomicU32>,
@@ -298,13 +301,32 @@ pub(crate) async fn serve(manner: Manner, limits: GrpcStoreLimits) -> (GrpcStore
         blobs: Arc::new(MemoryStore::new(64 << 20)),
         manner,
         unavailable: Arc::default(),
+        broken: Arc::default(),
         written: Arc::default(),
         calls: Arc::default(),
     };
     let server = Server::builder()
         .add_service(ContentAddressableStorageServer::new(cas.clone()))
         .add_service(ByteStreamServer::new(cas.clone()))
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(unbroken(listener, Arc::clone(&cas.broken)));
     let task = tokio::spawn(async move { server.await.unwrap() });
     (GrpcStore::new(channel, instance(), limits), Running(task, cas))
+}
+
+/// The connections that are to be served.
+fn unbroken(listener: TcpListener, broken: Arc<AtomicU32>) -> BoxStream<'static, std::io::Result<TcpStream>> {
+    let serve = move |connection: std::io::Result<TcpStream>| {
+        let broken = Arc::clone(&broken);
+        async move {
+            let mut connection = connection.unwrap();
+            let left = broken.load(Ordering::SeqCst);
+            if left == 0 {
+                return Some(Ok(connection));
+            }
+            broken.store(left - 1, Ordering::SeqCst);
+            connection.read_u8().await.unwrap();
+            None
+        }
+    };
+    TcpListenerStream::new(listener).filter_map(serve).boxed()
 }

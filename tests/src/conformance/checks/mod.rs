@@ -5,6 +5,8 @@ use futures::future::BoxFuture;
 use super::{Subject, Verdict};
 
 mod action_cache;
+mod asset_fetch;
+mod assets;
 mod byte_stream_names;
 mod byte_stream_read;
 mod byte_stream_write;
@@ -17,8 +19,11 @@ mod execution;
 mod execution_faults;
 mod general;
 mod inputs;
+mod logs;
+mod operations;
 mod output_trees;
 mod outputs;
+mod platform;
 mod run_metadata;
 mod tree;
 
@@ -84,7 +89,12 @@ pub fn checks() -> Vec<Check> {
         outputs::CHECKS,
         output_trees::CHECKS,
         run_metadata::CHECKS,
+        operations::CHECKS,
         capabilities::CHECKS,
+        platform::CHECKS,
+        assets::CHECKS,
+        asset_fetch::CHECKS,
+        logs::CHECKS,
     ]
     .concat()
 }

@@ -1,6 +1,6 @@
 //! Execution and Operations.
 
-use super::{LATER, Row, gap, may, must, should, stated};
+use super::{Row, gap, may, must, should, stated};
 
 pub(super) const EXECUTION: &[Row] = &[
     stated("EXE-01", "Execute streams one operation until it is done, with metadata all along"),
@@ -33,16 +33,13 @@ pub(super) const EXECUTION: &[Row] = &[
 ];
 
 pub(super) const OPERATIONS: &[Row] = &[
-    stated("OPS-01", "an operation can be asked for by name; one that nobody knows is NOT_FOUND")
-        .without(LATER),
-    stated("OPS-02", "cancelling is asked for and not waited for; the operation then ends as CANCELLED")
-        .without(LATER),
-    stated("OPS-03", "deleting forgets an operation").without(LATER),
-    stated("OPS-04", "operations can be listed in pages, or the call is UNIMPLEMENTED").without(LATER),
-    stated("OPS-05", "WaitOperation waits until it is done or the time is up").without(LATER),
-    stated("OPS-06", "an operation that is done has a response, and another has none").without(LATER),
-    stated("OPS-07", "names of operations").choice("`[INSTANCE/]operations/UUID`").without(LATER),
-    gap("OPS-08", "cancelling one of several operations that share a run")
-        .choice("the others go on")
-        .without(LATER),
+    stated("OPS-01", "an operation can be asked for by name; one that nobody knows is NOT_FOUND"),
+    stated("OPS-02", "cancelling is asked for and not waited for; the operation then ends as CANCELLED"),
+    stated("OPS-03", "deleting forgets an operation"),
+    stated("OPS-04", "operations can be listed in pages, or the call is UNIMPLEMENTED")
+        .choice("a filter of NAME=VALUE terms joined by AND"),
+    stated("OPS-05", "WaitOperation waits until it is done or the time is up"),
+    stated("OPS-06", "an operation that is done has a response, and another has none"),
+    stated("OPS-07", "names of operations").choice("`[INSTANCE/]operations/UUID`"),
+    gap("OPS-08", "cancelling one of several operations that share a run").choice("the others go on"),
 ];

@@ -77,6 +77,16 @@ impl Row {
     const fn without(self, why: &'static str) -> Self {
         Self { without: Some(why), ..self }
     }
+
+    /// Whether its check is still to be written.
+    pub fn is_open(&self) -> bool {
+        self.without == Some(LATER)
+    }
+
+    /// Whether there is a reason why there is no check.
+    pub fn has_reason(&self) -> bool {
+        self.without.is_some() && !self.is_open()
+    }
 }
 
 const fn must(id: &'static str, text: &'static str) -> Row {

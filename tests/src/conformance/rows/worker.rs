@@ -1,6 +1,6 @@
 //! Actions and their input trees, platforms, and the Remote Workers API.
 
-use super::{LATER, NO_BOTS, Row, client, field, gap, may, must, should, stated};
+use super::{NO_BOTS, Row, client, field, gap, may, must, should, stated};
 
 pub(super) const ACTIONS: &[Row] = &[
     must("ACT-01", "Command, input root and all that is in it must be stored"),
@@ -24,8 +24,9 @@ pub(super) const ACTIONS: &[Row] = &[
 
 pub(super) const PLATFORM: &[Row] = &[
     may("PLT-01", "only `OSFamily` and `ISA` are standard names").without("a freedom of the server"),
-    stated("PLT-02", "OSFamily has one value, which must match").without(LATER),
-    stated("PLT-03", "ISA may have several values, which must all match").without(LATER),
+    stated("PLT-02", "OSFamily has one value, which must match")
+        .choice("in lower case; two values: INVALID_ARGUMENT"),
+    stated("PLT-03", "ISA may have several values, which must all match"),
     client("PLT-04", "no extension without a base ISA").without("a duty of clients"),
 ];
 

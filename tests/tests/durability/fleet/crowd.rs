@@ -68,10 +68,7 @@ async fn a_thousand_actions_come_to_their_end_whatever_happens() {
     fleet.restart_server();
     let outcomes = clients.await.unwrap();
     let failures: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
-    // A worker whose server was killed under it may fail an action, and says so.
-    let clear = failures.iter().all(|status| matches!(status.code(), Code::Unavailable | Code::Internal));
-    assert!(clear && failures.len() < ACTIONS / 50, "{} failed: {failures:?}", failures.len());
-    eprintln!("{ACTIONS} actions, {} failed with a status: {failures:?}", failures.len());
+    assert!(failures.is_empty(), "{} of {ACTIONS} failed: {failures:?}", failures.len());
     fleet.until_connected(WORKERS).await;
     wait_until("nothing is left", async || fleet.states().await.iter().all(|worker| worker.running == 0))
         .await;

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use wardian_proto::longrunning::CancelOperationRequest;
 use wardian_proto::longrunning::operations_client::OperationsClient;
 use wardian_proto::reapi::execution_stage::Value as Stage;
-use wardian_tests::{Following, TestAction, WorkerProcess, metadata, soon, wait_until};
+use wardian_tests::{Following, TestAction, WorkerProcess, get, metadata, soon, wait_until};
 
 use super::proxy::Proxy;
 use super::{Fleet, assert_succeeded, ran_on, waits_for, worker};
@@ -39,6 +39,14 @@ async fn what_a_killed_worker_ran_is_run_by_another() {
     assert_succeeded(&ended);
     assert_ne!(ran_on(&ended), first);
     wait_until("it is forgotten", async || fleet.states().await.len() == 1).await;
+    let numbers = get(fleet.server.address, "/metrics").await;
+    for counted in [
+        r#"wardian_workers_gone_total{reason="silent"} 1"#,
+        r#"wardian_runs_interrupted_total{reason="silent"} 1"#,
+        r#"wardian_workers{kind="elsewhere",state="ready"} 1"#,
+    ] {
+        assert!(numbers.contains(counted), "{counted} in {numbers}");
+    }
 
     let folder = fleet.path(&first);
     fleet.workers[index(&first)] = worker(&folder, fleet.server.address, &first);

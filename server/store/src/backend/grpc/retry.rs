@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tonic::{Code, Status};
+use tonic::Status;
+
+use crate::is_unavailable;
 
 /// Pause before the second attempt; it doubles each time.
 const BACK_OFF_FIRST: Duration = Duration::from_millis(50);
@@ -10,7 +12,7 @@ const BACK_OFF_FIRST: Duration = Duration::from_millis(50);
 /// Longest pause between two attempts.
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 
-/// Makes a call up to `attempts_max` times (at least once) until the answer is not UNAVAILABLE.
+/// Makes a call up to `attempts_max` times (at least once) until the server was there to answer it.
 pub(super) async fn while_unavailable<T, F>(
     attempts_max: u32,
     mut call: impl FnMut() -> F,
@@ -21,7 +23,7 @@ where
     let mut pause = BACK_OFF_FIRST;
     for _ in 1..attempts_max {
         match call().await {
-            Err(status) if status.code() == Code::Unavailable => {
+            Err(status) if is_unavailable(&status) => {
                 tracing::debug!(%status, ?pause, "remote store is unavailable; trying again");
             }
             outcome => return outcome,
@@ -42,6 +44,8 @@ fn jittered(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
 
     #[test]

@@ -32,6 +32,8 @@ pub(super) struct Engine {
     pub(super) appender: Mutex<Appender>,
     /// Bytes charged for segments and for writes under way.
     pub(super) used: Arc<AtomicU64>,
+    /// Bytes of large uploads that are in memory.
+    pub(super) gathered: Arc<AtomicU64>,
     /// Held by the one thread that evicts.
     pub(super) evicting: Mutex<()>,
     /// The second up to which the store is known to be full.

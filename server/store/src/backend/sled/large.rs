@@ -12,7 +12,7 @@ use wardian_proto::Digest;
 
 use super::SledStore;
 use super::engine::{Engine, LargeBlob};
-use super::incoming::{Incoming, Writer};
+use super::incoming::Writer;
 use super::record::blob_key;
 use super::segment::{payload_is_right, read_piece};
 use crate::blob_store::blocking;
@@ -70,7 +70,7 @@ impl SledStore {
     async fn write_large(&self, mut upload: Upload) -> Result<(), StoreError> {
         let digest = upload.digest();
         let engine = Arc::clone(&self.engine);
-        let mut writer = Writer::start(move || Incoming::create(engine, &blob_key(&digest), digest.size()));
+        let mut writer = Writer::start(engine, blob_key(&digest), digest.size());
         let verified = loop {
             match upload.next().await? {
                 Step::Data(piece) => writer.push(piece).await?,

@@ -46,6 +46,7 @@ impl Engine {
             segments: RwLock::default(),
             appender: Mutex::new(Appender::default()),
             used: Arc::new(AtomicU64::new(0)),
+            gathered: Arc::default(),
             evicting: Mutex::default(),
             full_until: AtomicU32::new(0),
             rows_flushed_below: AtomicU64::new(0),

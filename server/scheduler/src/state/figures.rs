@@ -1,0 +1,41 @@
+//! The state in numbers.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::Scheduler;
+use crate::figures::{Figures, PlatformFigures, TenantFigures, longest, platform_text};
+
+impl Scheduler {
+    /// How it stands, and what it has done so far.
+    pub fn figures(&self, now: Instant) -> Figures {
+        let mut tenants: BTreeMap<_, TenantFigures> = BTreeMap::new();
+        for (tenant, time) in &self.totals.worker_time {
+            tenants.entry(tenant.clone()).or_default().worker_time = *time;
+        }
+        for (tenant, load) in self.tenants() {
+            let figures = tenants.entry(tenant.clone()).or_default();
+            (figures.queued, figures.running) = (load.queued, load.running);
+        }
+        for id in self.workers.values().flat_map(|worker| &worker.runs) {
+            let run = &self.runs[id];
+            let so_far = now.saturating_duration_since(run.since);
+            tenants.entry(run.place.tenant.clone()).or_default().worker_time += so_far;
+        }
+        Figures { platforms: self.platforms(), tenants, totals: self.totals.clone() }
+    }
+
+    /// What waits, by platform: several classes may ask for the same.
+    fn platforms(&self) -> Vec<PlatformFigures> {
+        let mut platforms: BTreeMap<String, PlatformFigures> = BTreeMap::new();
+        for (class, depth, oldest) in self.queue.depths() {
+            let platform = platform_text(self.classes.get(class).key.platform.iter());
+            let oldest = self.runs[&oldest].queued_at;
+            let none = PlatformFigures { platform: platform.clone(), queued: 0, oldest };
+            let figures = platforms.entry(platform).or_insert(none);
+            figures.queued += depth;
+            figures.oldest = figures.oldest.min(oldest);
+        }
+        longest(platforms.into_values().collect())
+    }
+}
