@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
@@ -172,6 +172,7 @@ impl Server {
             // An error means that the sender was dropped: stop then too.
             let _ = stopped.await;
         };
+        queue.settle_for(config.fleet.takeover);
         let serving = match &tls {
             Some(tls) => {
                 let incoming = tls::incoming(listener, tls.clone());
@@ -264,20 +265,19 @@ async fn open_queue(
     let folder = config.data.join("operations");
     let opened = tokio::task::spawn_blocking(move || {
         let opened = Journal::open(&folder).or_else(|error| {
-            if matches!(error, JournalError::InUse(_)) {
+            // A disk that is full, or busy, says nothing about what is on it.
+            if !matches!(error, JournalError::Damaged(_)) {
                 return Err(error);
             }
-            let aside = folder.with_extension("damaged");
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let aside = folder.with_extension(format!("damaged-{now}"));
             tracing::error!(%error, aside = %aside.display(), "operations of earlier processes are lost");
-            // Only the last one is kept.
-            let _ = std::fs::remove_dir_all(&aside);
             std::fs::rename(&folder, &aside)?;
             Journal::open(&folder)
         });
         opened.with_context(|| format!("operations in {} cannot be kept", folder.display()))
     });
-    let takeover = config.fleet.takeover;
-    let (queue, restored) = LocalQueue::restarted(limits, tenants, action_cache, opened.await??, takeover);
+    let (queue, restored) = LocalQueue::restarted(limits, tenants, action_cache, opened.await??);
     if !restored.is_empty() {
         tracing::info!(runs = restored.len(), "taken over from an earlier process");
     }

@@ -42,9 +42,12 @@ const RUN_BITS: u32 = 40;
 /// Why the journal cannot be used, or did not take something.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum JournalError {
-    /// It is damaged, or the disk does not take it.
-    #[error("the journal of operations cannot be written: {0}")]
+    /// The disk does not give or take it.
+    #[error("the journal of operations cannot be read or written: {0}")]
     Failed(String),
+    /// What is in it is not what was written.
+    #[error("the journal of operations is damaged: {0}")]
+    Damaged(String),
     /// Another process has it open.
     #[error("the journal of operations in {} is open in another process", .0.display())]
     InUse(PathBuf),
@@ -52,7 +55,17 @@ pub enum JournalError {
 
 impl From<sled::Error> for JournalError {
     fn from(error: sled::Error) -> Self {
-        Self::Failed(error.to_string())
+        use std::io::ErrorKind;
+        let is_damage = match &error {
+            sled::Error::Io(error) => {
+                matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData)
+            }
+            sled::Error::Corruption { .. } | sled::Error::ReportableBug(_) | sled::Error::Unsupported(_) => {
+                true
+            }
+            sled::Error::CollectionNotFound(_) => false,
+        };
+        if is_damage { Self::Damaged(error.to_string()) } else { Self::Failed(error.to_string()) }
     }
 }
 
@@ -98,7 +111,7 @@ pub(crate) struct LeftEnded {
 /// Something that is to survive.
 #[derive(Debug)]
 pub(crate) enum Change {
-    Live { name: OperationName, run: RunId, queued_at: SystemTime, job: Arc<Job> },
+    Live { name: OperationName, run: RunId, queued_at: SystemTime, priority: i32, job: Arc<Job> },
     Ended { name: OperationName, job: Arc<Job>, response: Arc<reapi::ExecuteResponse> },
     Forgotten(OperationName),
 }
@@ -107,7 +120,9 @@ impl Change {
     /// The operation, and its record if it is still to be known.
     fn into_record(self, now: SystemTime) -> (OperationName, Option<Vec<u8>>) {
         match self {
-            Self::Live { name, run, queued_at, job } => (name, Some(record::live(run, queued_at, &job))),
+            Self::Live { name, run, queued_at, priority, job } => {
+                (name, Some(record::live(run, queued_at, priority, &job)))
+            }
             Self::Ended { name, job, response } => (name, Some(record::ended(now, &job, &response))),
             Self::Forgotten(name) => (name, None),
         }
@@ -188,7 +203,14 @@ impl Journal {
         let last_log = database.take_in_logs()?;
         database.db.flush()?;
         let left = database.read()?;
-        database.compact_if_large()?;
+        let database = match database.compact_if_large() {
+            Ok(()) => database,
+            Err(error) => {
+                tracing::warn!(%error, "the database of operations stays as large as it is");
+                drop(database);
+                Database::open(folder)?
+            }
+        };
         let shared = Arc::<Shared>::default();
         let (sender, committed) = watch::channel(Committed::default());
         let closing = Arc::<AtomicBool>::default();

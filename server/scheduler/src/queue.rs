@@ -15,11 +15,14 @@ mod restart;
 pub use self::restart::Restored;
 
 use crate::journal::Change;
-use crate::state::{Scheduler, Stage, View, Waiting};
+use crate::state::{LiveRun, Scheduler, Stage, View, Waiting};
 use crate::{
     Assignment, Figures, Held, Job, Journal, JournalError, JournalStats, Loss, Offer, OperationName, RunId,
     SchedulerLimits, SubmitError, Tenants, WorkQueue, WorkerId,
 };
+
+/// What a worker could not do, so that another one may: its disk is full, or it does not reach the CAS.
+const RETRIED: rpc::Code = rpc::Code::Unavailable;
 
 /// How often the queue looks for what is due.
 const TICK: Duration = Duration::from_secs(1);
@@ -105,8 +108,9 @@ impl LocalQueue {
             inner.state.hold(&name, &mut held);
             let view = inner.state.view(&name).expect("just submitted");
             let noted = self.shared.journal.as_ref().map(|journal| {
-                let (run, queued_at, job) = inner.state.run_of(&name).expect("just submitted");
-                journal.note([Change::Live { name: name.clone(), run, queued_at, job }])
+                let LiveRun { run, queued_at, priority, job } =
+                    inner.state.run_of(&name).expect("just submitted");
+                journal.note([Change::Live { name: name.clone(), run, queued_at, priority, job }])
             });
             let (sender, views) = watch::channel(view);
             inner.watchers.insert(name.clone(), sender);
@@ -133,9 +137,19 @@ impl LocalQueue {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.update(|inner| inner.state.tick(Instant::now()));
+            self.update(|inner| {
+                // Workers cannot be heard of any more then, and what they have is left to the next process.
+                if !(inner.shutting_down && self.shared.journal.is_some()) {
+                    inner.state.tick(Instant::now());
+                }
+            });
             self.shared.work.notify_waiters();
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn priority_of(&self, name: &OperationName) -> Option<i32> {
+        self.lock().state.run_of(name).map(|run| run.priority)
     }
 
     /// Why an operation waits; `None` when it does not.
@@ -179,9 +193,13 @@ impl LocalQueue {
     /// Drops the memory of an operation; false when there is none of that name.
     pub fn delete(&self, name: &OperationName) -> bool {
         let mut inner = self.lock();
-        inner.watchers.remove(name);
-        self.note([Change::Forgotten(name.clone())]);
-        inner.state.delete(name)
+        let deleted = inner.state.delete(name);
+        // A name that nobody has is whatever a client sent.
+        if deleted {
+            inner.watchers.remove(name);
+            self.note([Change::Forgotten(name.clone())]);
+        }
+        deleted
     }
 
     /// Runs that a worker has now.
@@ -231,6 +249,11 @@ impl LocalQueue {
     /// Ends the streams of all who wait, as nothing more will happen here.
     pub fn let_go(&self) {
         self.lock().watchers.clear();
+    }
+
+    /// Whether operations outlive this process.
+    pub fn has_journal(&self) -> bool {
+        self.shared.journal.is_some()
     }
 
     /// Whether the queue is shutting down.
@@ -371,7 +394,11 @@ impl WorkQueue for LocalQueue {
         self.update(|inner| inner.state.progress(run, metadata));
     }
 
+    /// Ends a run with its result, or lets another worker try what this one could not do.
     async fn complete(&self, worker: WorkerId, run: RunId, mut response: reapi::ExecuteResponse) {
+        if let Some(status) = response.status.as_ref().filter(|status| status.code == i32::from(RETRIED)) {
+            return self.give_back(worker, run, &Loss::Unable(status.message.clone()));
+        }
         let job = {
             let inner = self.lock();
             if inner.stopped && self.shared.journal.is_some() && was_cancelled(&response) {

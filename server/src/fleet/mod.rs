@@ -26,6 +26,9 @@ use crate::logs::LogStreams;
 pub(crate) use self::offer::to_wire as offer_to_wire;
 pub(crate) use self::session::{ORDERS_WAITING_MAX, serve};
 
+/// How much later than its lease a worker may be found to be lost.
+const LOST_SLACK: Duration = Duration::from_secs(2);
+
 /// Limits on workers in processes of their own.
 #[derive(Clone, Copy, Debug)]
 pub struct FleetLimits {
@@ -141,14 +144,14 @@ impl Fleet {
         let parsed = offer::parse(offer)?;
         let queue = &self.shared.queue;
         let mut inner = self.lock();
-        inner.members.retain(|_, member| member.connection.is_some() || queue.knows(member.worker));
-        let mut logs = WorkerLogs::default();
-        let mut kept = None;
+        self.forget_lost(&mut inner);
+        let (mut logs, mut kept, mut leave) = (WorkerLogs::default(), None, false);
         if let Some(member) = inner.members.get_mut(&offer.name) {
             let known = queue.knows(member.worker);
             if member.offer.incarnation == offer.incarnation {
                 kept = known.then_some(member.worker);
                 logs = std::mem::take(&mut member.logs);
+                leave = member.leave;
             } else if known && member.connection.is_some() {
                 return Err(taken(&offer.name));
             } else {
@@ -162,7 +165,7 @@ impl Fleet {
         }
         let worker = kept.unwrap_or_else(|| queue.join(parsed, self.shared.limits.lease));
         queue.renew(worker, self.shared.limits.lease);
-        if offer.leaving || inner.paused.contains(&offer.name) {
+        if offer.leaving || leave || inner.paused.contains(&offer.name) {
             queue.drain(worker, true);
         }
         let connection = self.shared.connections.fetch_add(1, Ordering::Relaxed);
@@ -172,14 +175,20 @@ impl Fleet {
             connection: Some(connection),
             since: SystemTime::now(),
             address,
-            leave: false,
+            leave,
             logs: WorkerLogs::default(),
         };
         inner.members.insert(offer.name.clone(), member);
         Ok(Joined { worker, connection, logs })
     }
 
-    /// Notes that a connection is gone. A worker that said it leaves is gone with it.
+    /// Forgets those that the queue waits for no longer. Their logs end with them.
+    fn forget_lost(&self, inner: &mut Inner) {
+        let queue = &self.shared.queue;
+        inner.members.retain(|_, member| member.connection.is_some() || queue.knows(member.worker));
+    }
+
+    /// Notes that a connection is gone. A worker that said it leaves, and has nothing any more, is gone with it.
     fn part(&self, name: &str, joined: Joined) {
         let mut inner = self.lock();
         let Some(member) = inner.members.get_mut(name) else { return };
@@ -190,10 +199,19 @@ impl Fleet {
         member.since = SystemTime::now();
         member.logs = joined.logs;
         let (leaving, worker) = (member.offer.leaving, member.worker);
-        if leaving {
+        let queue = &self.shared.queue;
+        if !queue.knows(worker) {
+            inner.members.remove(name);
+        } else if leaving && queue.runs_of(worker).is_empty() {
             inner.members.remove(name);
             drop(inner);
-            self.shared.queue.remove_worker(worker, &Loss::Left);
+            queue.remove_worker(worker, &Loss::Left);
+        } else {
+            let (fleet, lease) = (self.clone(), self.shared.limits.lease);
+            tokio::spawn(async move {
+                tokio::time::sleep(lease + LOST_SLACK).await;
+                fleet.forget_lost(&mut fleet.lock());
+            });
         }
     }
 
@@ -317,4 +335,50 @@ fn taken(name: &str) -> Status {
 
 fn name_of(state: &wardian::WorkerState) -> &str {
     state.offer.as_ref().map_or("", |offer| &offer.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use wardian_scheduler::{SchedulerLimits, Tenants};
+    use wardian_store::action_cache::ActionCache;
+    use wardian_store::backend::MemoryStore;
+
+    use super::*;
+    use crate::logs::LogLimits;
+
+    fn fleet() -> Fleet {
+        let store = Arc::new(MemoryStore::new(1 << 20));
+        let action_cache = ActionCache::new(store.clone(), store.clone());
+        let queue = LocalQueue::new(SchedulerLimits::default(), Tenants::default(), action_cache);
+        let logs = LogStreams::new(LogLimits::default());
+        Fleet::new(queue, store, logs, TrustedModules::default(), Vec::new(), FleetLimits::default())
+    }
+
+    fn offer() -> wardian::WorkerOffer {
+        wardian::WorkerOffer { name: "w".into(), incarnation: "a".into(), slots: 1, ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_was_told_to_end_while_it_was_away_hears_of_it() {
+        let fleet = fleet();
+        let joined = fleet.join(&offer(), None).unwrap();
+        fleet.part("w", joined);
+        fleet.set("w", wardian::set_worker_request::Change::Drain).unwrap();
+        let joined = fleet.join(&offer(), None).unwrap();
+        assert_eq!(fleet.current("w", joined.connection), Some(true));
+        // The next process of that name is another one.
+        fleet.part("w", joined);
+        let anew = wardian::WorkerOffer { incarnation: "b".into(), ..offer() };
+        let joined = fleet.join(&anew, None).unwrap();
+        assert_eq!(fleet.current("w", joined.connection), Some(false));
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_leaves_with_nothing_is_gone_at_once() {
+        let fleet = fleet();
+        let joined = fleet.join(&offer(), None).unwrap();
+        fleet.offers("w", &wardian::WorkerOffer { leaving: true, ..offer() });
+        fleet.part("w", joined);
+        assert!(fleet.list().is_empty() && fleet.lock().members.is_empty());
+    }
 }

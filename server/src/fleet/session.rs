@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
-use wardian_proto::{DigestFunction, reapi, rpc, wardian};
+use wardian_proto::{DigestFunction, reapi, wardian};
 use wardian_scheduler::{Assignment, Loss, RunId, WorkQueue as _};
 
 use super::{Fleet, Joined};
@@ -19,9 +19,6 @@ const FIRST_REPORT_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Modules that are named in one message, at the most: far below the largest message.
 const TRUSTED_MODULES_MAX: usize = 10_000;
-
-/// What the worker could not do, so that another one may: its disk is full, or it does not reach the CAS.
-const RETRIED: rpc::Code = rpc::Code::Unavailable;
 
 type Orders = mpsc::Sender<Result<wardian::WorkerOrders, Status>>;
 
@@ -61,10 +58,11 @@ pub(crate) async fn serve(
     let ended = session.work(first, reports, &orders, acknowledged).await;
     let why = ended.as_ref().map_or_else(|status| status.message().to_owned(), |()| "it closed".to_owned());
     tracing::info!(worker = session.name, why, "the connection to a worker has ended");
-    if let Err(status) = ended {
-        refuse(&orders, status).await;
-    }
     session.fleet.part(&session.name, session.joined);
+    if let Err(status) = ended {
+        // Not waited for: it may be refused because it does not read.
+        let _ = orders.try_send(Err(status));
+    }
 }
 
 async fn refuse(orders: &Orders, status: Status) {
@@ -220,11 +218,7 @@ impl Session {
         let (queue, worker) = (self.fleet.shared.queue.clone(), self.joined.worker);
         let acknowledge = self.acknowledge.clone();
         tokio::spawn(async move {
-            let status = response.status.as_ref().filter(|status| status.code == i32::from(RETRIED));
-            match status {
-                Some(status) => queue.give_back(worker, run, &Loss::Unable(status.message.clone())),
-                None => queue.complete(worker, run, response).await,
-            }
+            queue.complete(worker, run, response).await;
             if let Err(error) = queue.settled().await {
                 tracing::warn!(%error, run = name, "a result may not survive a restart");
             }

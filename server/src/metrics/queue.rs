@@ -24,7 +24,11 @@ pub(super) fn all(writer: &mut Writer<'_, '_>, queue: &LocalQueue, fleet: &Fleet
 fn platforms(writer: &mut Writer<'_, '_>, figures: &Figures) -> fmt::Result {
     let labels = |platform: &String| [("platform", platform.clone())];
     let depths = figures.platforms.iter().map(|p| (labels(&p.platform), p.queued as u64));
-    writer.family("platform_queued_runs", "Runs that wait, by the properties they ask for", depths)?;
+    writer.family(
+        "platform_queued_runs",
+        "Runs that wait, by the properties they ask for; together those of which no worker has all",
+        depths,
+    )?;
     let now = SystemTime::now();
     let age = |oldest: SystemTime| now.duration_since(oldest).unwrap_or_default().as_secs_f64();
     let ages = figures.platforms.iter().map(|p| (labels(&p.platform), age(p.oldest)));

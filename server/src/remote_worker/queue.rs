@@ -54,6 +54,8 @@ struct Inner {
     leave_heard: bool,
     /// What ends now was stopped, and is nobody's business here.
     stopped: bool,
+    /// Something that was stopped is held no more, and the server does not know.
+    gone_unsent: bool,
 }
 
 /// A run that this worker has.
@@ -133,7 +135,7 @@ impl RemoteQueue {
             rung.as_mut().enable();
             {
                 let inner = self.lock();
-                if inner.runs.is_empty() && inner.leave_heard {
+                if inner.runs.is_empty() && inner.leave_heard && !inner.gone_unsent {
                     return;
                 }
             }
@@ -160,7 +162,7 @@ impl RemoteQueue {
     /// What there is to report.
     pub(super) fn news(&self) -> News {
         let inner = self.lock();
-        if inner.offer_unsent || inner.runs.values().any(|held| held.result_unsent) {
+        if inner.offer_unsent || inner.gone_unsent || inner.runs.values().any(|held| held.result_unsent) {
             return News::Urgent;
         }
         let progress = inner.runs.values().any(|held| held.metadata_unsent);
@@ -171,6 +173,10 @@ impl RemoteQueue {
     pub(super) fn report(&self) -> wardian::WorkerReport {
         let mut inner = self.lock();
         inner.leave_reported |= inner.leaving;
+        if std::mem::take(&mut inner.gone_unsent) {
+            // Not before this report was answered is it known.
+            inner.leave_heard = false;
+        }
         let mut report = wardian::WorkerReport {
             offer: std::mem::take(&mut inner.offer_unsent).then(|| inner.offer.clone()),
             held: inner.runs.values().map(|held| held.name.clone()).collect(),
@@ -200,9 +206,6 @@ impl RemoteQueue {
         let mut inner = self.lock();
         inner.orders_seen = orders.sequence;
         inner.leave_heard = inner.leave_reported;
-        for order in orders.runs {
-            inner.begin(order);
-        }
         for name in &orders.cancelled {
             if let Some(held) = inner.named(name) {
                 held.cancel.send_replace(true);
@@ -214,6 +217,9 @@ impl RemoteQueue {
             {
                 inner.forget(id);
             }
+        }
+        for order in orders.runs {
+            inner.begin(order);
         }
         drop(inner);
         self.shared.work.notify_waiters();
@@ -237,8 +243,15 @@ impl Inner {
 
     /// Takes a run in. What is not taken is not held, so that the server hears of it.
     fn begin(&mut self, order: wardian::RunOrder) {
-        if self.leaving || self.names.contains_key(&order.run) {
+        if self.leaving {
             return;
+        }
+        if let Some(id) = self.names.get(&order.run).copied() {
+            if self.runs[&id].result.is_none() {
+                return;
+            }
+            // It is to be run once more, so its result was taken.
+            self.forget(id);
         }
         let Some((job, queued_at)) = read(&order) else {
             tracing::error!(run = order.run, "the server's order cannot be read");
@@ -325,6 +338,7 @@ impl WorkQueue for RemoteQueue {
         let mut inner = self.lock();
         if inner.stopped {
             inner.forget(run);
+            inner.gone_unsent = true;
             self.shared.acknowledged.notify_waiters();
         } else if let Some(held) = inner.runs.get_mut(&run) {
             held.result = Some(response);
@@ -342,4 +356,39 @@ fn too_large(bytes: usize) -> reapi::ExecuteResponse {
         details: vec![],
     };
     reapi::ExecuteResponse { status: Some(status), ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(sequence: u64) -> wardian::WorkerOrders {
+        let run = wardian::RunOrder {
+            run: "run-1".into(),
+            action_digest: Some(DigestFunction::Sha256.digest(b"action").to_wire()),
+            digest_function: DigestFunction::Sha256.wire().into(),
+            ..Default::default()
+        };
+        wardian::WorkerOrders { sequence, runs: vec![run], ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_ordered_again_is_run_again() {
+        let queue = RemoteQueue::new(RemoteLogs::default());
+        let worker = queue.register(Offer::default()).await;
+        queue.take(order(1));
+        // The same order again, as long as it runs, is the same run.
+        queue.take(order(2));
+        let first = queue.next(worker).await.unwrap().run;
+        assert_eq!(queue.lock().given.len(), 0);
+        queue.complete(worker, first, reapi::ExecuteResponse::default()).await;
+        assert_eq!(queue.report().results.len(), 1);
+        // Whether the result is acknowledged in the same message does not matter.
+        queue.take(wardian::WorkerOrders { acknowledged: vec!["run-1".into()], ..order(3) });
+        let second = queue.next(worker).await.unwrap().run;
+        queue.complete(worker, second, reapi::ExecuteResponse::default()).await;
+        queue.take(order(4));
+        assert!(queue.next(worker).await.unwrap().run > second);
+        assert_eq!(queue.report().held, ["run-1"]);
+    }
 }

@@ -235,9 +235,11 @@ fn follow(context: Arc<Context>, operation: Operation, hints: InlineHints) -> Op
         if !state.first && !changed_or_still_queued(&mut state.views).await {
             state.ended = true;
             let status = if state.context.queue.is_shutting_down() {
-                Status::unavailable(
-                    "the server is shutting down; WaitExecution finds the operation when it is back",
-                )
+                Status::unavailable(if state.context.queue.has_journal() {
+                    "the server is shutting down; WaitExecution finds the operation when it is back"
+                } else {
+                    "the server is shutting down and forgets the operation; execute the action again"
+                })
             } else {
                 Status::not_found("the operation was deleted")
             };

@@ -149,7 +149,7 @@ async fn half_open_uploads_of_large_blobs_hold_disk_and_little_memory() {
     /// What the store gathers of all uploads.
     const GATHERED_BYTES_MAX: u64 = 64 * MIB;
     /// What is on its way beside that: a message, the buffer it came in, and what the allocator makes of it.
-    const UPLOAD_BYTES_MAX: u64 = 256 << 10;
+    const UPLOAD_BYTES_MAX: u64 = 512 << 10;
     let victim = Victim::start();
     victim.serves_others().await;
     let (memory, files) = (victim.memory(), victim.open_files());

@@ -33,7 +33,7 @@ async fn who_waits_who_works_and_how_long_it_takes_can_be_scraped() {
     waiting.next().await.unwrap();
     let text = get(server.address(), "/metrics").await;
     for line in [
-        r#"wardian_platform_queued_runs{platform="pool=\"large\""} 1"#,
+        r#"wardian_platform_queued_runs{platform="no worker has it"} 1"#,
         r#"wardian_tenant_queued_runs{tenant="(default)"} 1"#,
         r#"wardian_tenant_running_runs{tenant="(default)"} 0"#,
         r#"wardian_workers{kind="inside",state="ready"} 1"#,

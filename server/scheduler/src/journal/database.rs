@@ -79,10 +79,11 @@ impl Folding {
         };
         database.fold(&fold.changes, fold.number)?;
         remove_file(&fold.path)?;
-        if look {
-            database.compact_if_large()?;
+        match if look { database.compact_if_large() } else { Ok(()) } {
+            Ok(()) => self.database = Some(database),
+            // It is opened anew for the next log.
+            Err(error) => tracing::warn!(%error, "the database of operations stays as large as it is"),
         }
-        self.database = Some(database);
         Ok(())
     }
 }
@@ -133,15 +134,15 @@ impl Database {
 
     /// Brings in what a log has. The same twice is the same as once.
     fn fold(&self, changes: &Changes, number: u64) -> Result<(), JournalError> {
-        let mut batch = sled::Batch::default();
-        batch.insert(FOLDED_KEY, &number.to_be_bytes());
+        // No batch: all databases of the process, those of the store too, wait for one. What is there of a log that was not
+        // brought in to its end is brought in again.
         for (name, record) in changes {
             match record {
-                Some(record) => batch.insert(operation_key(name), record.as_slice()),
-                None => batch.remove(operation_key(name)),
-            }
+                Some(record) => self.db.insert(operation_key(name), record.as_slice())?,
+                None => self.db.remove(operation_key(name))?,
+            };
         }
-        self.db.apply_batch(batch)?;
+        self.db.insert(FOLDED_KEY, &number.to_be_bytes())?;
         self.db.flush()?;
         Ok(())
     }
@@ -187,7 +188,7 @@ impl Database {
         drop(next);
         std::fs::rename(path("db"), path("old"))?;
         std::fs::rename(path("next"), path("db"))?;
-        // Opened under its new name while the old one is still held: sled never looks at names again.
+        // Opened under its new name while the old one is still held, and idle.
         let old = std::mem::replace(&mut self.db, open_at(&path("db"))?);
         drop(old);
         remove(&path("old"))

@@ -51,8 +51,8 @@ pub(super) enum Decoded {
 const RESPONSE_TAG: u32 = 12;
 
 /// The record of an operation that has not ended.
-pub(super) fn live(run: RunId, queued_at: SystemTime, job: &Job) -> Vec<u8> {
-    Record { run: run.0, at: Some(queued_at.into()), ..Record::of(job) }.encode_to_vec()
+pub(super) fn live(run: RunId, queued_at: SystemTime, priority: i32, job: &Job) -> Vec<u8> {
+    Record { run: run.0, at: Some(queued_at.into()), priority, ..Record::of(job) }.encode_to_vec()
 }
 
 /// The record of an operation that has ended. The response may be large and is not copied.

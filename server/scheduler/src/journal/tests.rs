@@ -1,11 +1,14 @@
 //! What comes back after the process that wrote it.
 
-use wardian_proto::{DigestFunction, InstanceName};
+use wardian_proto::{DigestFunction, InstanceName, reapi, rpc};
+use wardian_store::action_cache::ActionCache;
+use wardian_store::backend::MemoryStore;
 
 use super::database::{COMPACT_BYTES_MIN, OPERATION};
 use super::*;
 use crate::job::Invocation;
 use crate::platform::tests::platform;
+use crate::{LocalQueue, Offer, SchedulerLimits, Tenants, WorkQueue as _};
 
 fn job(name: &str) -> Job {
     Job {
@@ -22,7 +25,7 @@ fn job(name: &str) -> Job {
 
 fn live(name: &OperationName, run: u64) -> Change {
     let queued_at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(7);
-    Change::Live { name: name.clone(), run: RunId(run), queued_at, job: Arc::new(job("x")) }
+    Change::Live { name: name.clone(), run: RunId(run), queued_at, priority: 0, job: Arc::new(job("x")) }
 }
 
 fn names() -> [OperationName; 3] {
@@ -197,4 +200,38 @@ async fn the_database_is_brought_up_to_date_by_and_by() {
     assert!(log::files(folder.path()).unwrap().is_empty());
     assert_eq!((journal.stats().changes, journal.stats().pending), (1, 0));
     assert!(journal.stats().disk_bytes > 0);
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_has_is_not_noted() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = || {
+        let store = Arc::new(MemoryStore::new(1 << 20));
+        let journal = Journal::open(folder.path()).unwrap();
+        let action_cache = ActionCache::new(store.clone(), store);
+        LocalQueue::restarted(SchedulerLimits::default(), Tenants::default(), action_cache, journal).0
+    };
+    let first = queue();
+    let offer = Offer { slots: 1, ..Offer::default() };
+    let worker = first.register(offer).await;
+    assert!(!first.delete(&OperationName::from_client(&"x".repeat(70_000))));
+    let anywhere = Job { platform: platform(&[]), ..job("x") };
+    let urgent = Job { priority: -5, ..anywhere.clone() };
+    let waits = first.submit(anywhere, None).unwrap();
+    let joins = first.submit(urgent, None).unwrap();
+    for operation in [&waits, &joins] {
+        first.kept(operation).await.unwrap();
+    }
+    // What one worker could not do another one may.
+    let run = first.next(worker).await.unwrap().run;
+    let status = rpc::Status { code: rpc::Code::Unavailable.into(), ..Default::default() };
+    let response = reapi::ExecuteResponse { status: Some(status), ..Default::default() };
+    first.complete(worker, run, response).await;
+    assert_eq!(first.next(worker).await.unwrap().run, run);
+    first.close();
+    drop(first);
+    let second = queue();
+    assert!(second.operation(&waits.name).is_some() && second.operation(&joins.name).is_some());
+    let priority = second.priority_of(&waits.name);
+    assert_eq!(priority, Some(-5), "as urgent as it was");
 }

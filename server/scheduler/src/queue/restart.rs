@@ -13,6 +13,9 @@ use crate::journal::Left;
 use crate::state::Scheduler;
 use crate::{Held, Journal, RunId, SchedulerLimits, Tenants};
 
+/// How long a process may take from its start until workers can connect to it.
+const NOT_SERVED_MAX: Duration = Duration::from_secs(3600);
+
 /// A run that was taken over from an earlier process.
 #[derive(Clone, Copy, Debug)]
 pub struct Restored {
@@ -24,13 +27,12 @@ pub struct Restored {
 
 impl LocalQueue {
     /// A queue that goes on where the process was that wrote the journal. Runs that had not ended are queued again;
-    /// none is started before `takeover` is over, so that a worker that has one can say so.
+    /// none is started before [`settle_for`](Self::settle_for) says how long that is still to be so.
     pub fn restarted(
         limits: SchedulerLimits,
         tenants: Tenants,
         action_cache: ActionCache,
         (journal, left): (Journal, Left),
-        takeover: Duration,
     ) -> (Self, Vec<Restored>) {
         let mut state = Scheduler::new(limits, tenants);
         let (now, wall) = (Instant::now(), SystemTime::now());
@@ -52,7 +54,7 @@ impl LocalQueue {
             watchers.insert(live.name, watch::channel(view).0);
         }
         if !restored.is_empty() {
-            state.settle_until(now + takeover);
+            state.settle_until(now + NOT_SERVED_MAX);
         }
         let inner = Inner { state, watchers, cancels: HashMap::new(), shutting_down: false, stopped: false };
         let shared = Shared {
@@ -63,6 +65,14 @@ impl LocalQueue {
             journal: Some(journal),
         };
         (Self { shared: Arc::new(shared) }, restored)
+    }
+
+    /// To be called when workers can connect: says for how long they may name what they run before it is started again.
+    pub fn settle_for(&self, takeover: Duration) {
+        let mut inner = self.lock();
+        if inner.state.settles() {
+            inner.state.settle_until(Instant::now() + takeover);
+        }
     }
 
     /// Writes the journal to its end and lets go of it, so that another process can open it. Blocks.

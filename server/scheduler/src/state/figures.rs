@@ -6,6 +6,9 @@ use std::time::Instant;
 use super::Scheduler;
 use crate::figures::{Figures, PlatformFigures, TenantFigures, longest, platform_text};
 
+/// Stands for all platforms that no worker offers.
+const UNSERVED: &str = "no worker has it";
+
 impl Scheduler {
     /// How it stands, and what it has done so far.
     pub fn figures(&self, now: Instant) -> Figures {
@@ -29,7 +32,13 @@ impl Scheduler {
     fn platforms(&self) -> Vec<PlatformFigures> {
         let mut platforms: BTreeMap<String, PlatformFigures> = BTreeMap::new();
         for (class, depth, oldest) in self.queue.depths() {
-            let platform = platform_text(self.classes.get(class).key.platform.iter());
+            let class = self.classes.get(class);
+            // What nobody has is whatever clients ask for, without end.
+            let platform = if class.workers.is_empty() {
+                UNSERVED.to_owned()
+            } else {
+                platform_text(class.key.platform.iter())
+            };
             let oldest = self.runs[&oldest].queued_at;
             let none = PlatformFigures { platform: platform.clone(), queued: 0, oldest };
             let figures = platforms.entry(platform).or_insert(none);

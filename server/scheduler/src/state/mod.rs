@@ -18,6 +18,7 @@ use std::time::{Instant, SystemTime};
 
 use wardian_proto::{Digest, InstanceName, reapi, rpc};
 
+pub(crate) use self::run::LiveRun;
 pub use self::run::{Attempt, Given, Stage, View, WaitReason, Waiting};
 pub use self::workers::WorkerView;
 
@@ -308,11 +309,12 @@ impl Scheduler {
         self.runs.get(&run).filter(|run| run.worker() == Some(worker)).map(|run| Arc::clone(&run.job))
     }
 
-    /// The run that a live operation waits for, when it was queued, and its job.
-    pub(crate) fn run_of(&self, operation: &OperationName) -> Option<(RunId, SystemTime, Arc<Job>)> {
+    /// The run that a live operation waits for.
+    pub(crate) fn run_of(&self, operation: &OperationName) -> Option<LiveRun> {
         let Some(Op::Live(id)) = self.operations.get(operation) else { return None };
         let run = &self.runs[id];
-        Some((*id, run.queued_at, Arc::clone(&run.job)))
+        let job = Arc::clone(&run.job);
+        Some(LiveRun { run: *id, queued_at: run.queued_at, priority: run.place.priority, job })
     }
 
     /// Returns a snapshot of an operation.

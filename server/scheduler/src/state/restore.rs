@@ -22,12 +22,17 @@ impl Scheduler {
         self.settling_until = Some(until);
     }
 
+    /// Whether nothing is started yet.
+    pub fn settles(&self) -> bool {
+        self.settling_until.is_some()
+    }
+
     /// Takes in an operation that had not ended. It waits for its run, which is queued whether or not a worker has
     /// it: a worker that does will say so. Limits do not matter, as it was taken in under them.
     pub fn restore(&mut self, now: Instant, name: OperationName, id: RunId, queued_at: SystemTime, job: Job) {
         let tenant = job.instance.clone();
         match self.runs.get_mut(&id) {
-            Some(run) => run.operations.push(name.clone()),
+            Some(_) => drop(self.join(id, &name, job.priority)),
             None => self.restore_run(now, &name, id, queued_at, job),
         }
         self.operations.live(name, id, tenant);

@@ -33,7 +33,7 @@ fn a_worker_keeps_no_more_than_it_has_room_for() {
     let first = s.add_worker(linux("a"));
     let operations = ["x", "y"].map(|name| s.submit(now, WALL, job(name, 60)).unwrap());
     let run = s.assign(now, first).unwrap().run;
-    let (other, _, _) = s.run_of(&operations[1]).unwrap();
+    let other = s.run_of(&operations[1]).unwrap().run;
     assert!(s.keeps(now, first, run));
     assert!(!s.keeps(now, first, other), "its one slot is taken");
     let roomy = s.add_worker(Offer { slots: 2, ..linux("b") });
@@ -51,9 +51,9 @@ fn what_a_worker_does_not_have_is_queued_again_and_given_up_in_the_end() {
         let given = s.assign(now, worker).unwrap();
         assert_eq!(given.attempt, attempt);
         s.take_untied();
-        s.give_back(now, worker, given.run, &Loss::NotReceived);
+        s.give_back(now, worker, given.run, &Loss::Dropped);
         assert_eq!(s.take_untied(), [given.run]);
-        s.give_back(now, worker, given.run, &Loss::NotReceived);
+        s.give_back(now, worker, given.run, &Loss::Dropped);
     }
     let Stage::Completed(response) = s.view(&operation).unwrap().stage else { panic!("it is given up") };
     let status = response.status.clone().unwrap();
@@ -97,7 +97,7 @@ fn after_a_restart_runs_wait_for_those_who_have_them() {
         assert!(matches!(s.view(name).unwrap().stage, Stage::Completed(_)));
     }
     let fresh = s.submit(soon, WALL, job("z", 0)).unwrap();
-    assert!(s.run_of(&fresh).unwrap().0.0 > 1 << 40, "no name is given twice");
+    assert!(s.run_of(&fresh).unwrap().run.0 > 1 << 40, "no name is given twice");
 }
 
 #[test]
@@ -108,4 +108,36 @@ fn what_ended_before_a_restart_is_known_for_as_long_as_before() {
     s.restore_ended(now, ago, name.clone(), job("x", 0), reapi::ExecuteResponse::default());
     assert!(s.expire(now).is_empty());
     assert_eq!(s.expire(now + std::time::Duration::from_secs(61)), [name]);
+}
+
+#[test]
+fn starts_that_never_were_are_not_counted() {
+    let (mut s, now) = (Scheduler::default(), Instant::now());
+    let worker = s.add_worker(linux("a"));
+    let operation = s.submit(now, WALL, job("x", 0)).unwrap();
+    for _ in 0..10 {
+        let run = s.assign(now, worker).unwrap().run;
+        s.give_back(now, worker, run, &Loss::NotReceived);
+    }
+    // Silent for longer than its lease, again and again, and at it all the time.
+    let run = s.assign(now, worker).unwrap().run;
+    let mut worker = worker;
+    for _ in 0..10 {
+        s.remove_worker(now, worker, &Loss::Silent);
+        worker = s.add_worker(linux("a"));
+        assert!(s.keeps(now, worker, run));
+    }
+    assert!(matches!(s.view(&operation).unwrap().stage, Stage::Executing(_)));
+    assert_eq!(s.figures(now).totals.given_up, 0);
+}
+
+#[test]
+fn what_was_cancelled_is_not_given_up_when_its_worker_is_lost() {
+    let (mut s, now) = (Scheduler::default(), Instant::now());
+    let worker = s.add_worker(linux("a"));
+    let operation = s.submit(now, WALL, job("x", 0)).unwrap();
+    s.assign(now, worker).unwrap();
+    s.cancel(now, &operation, reapi::ExecuteResponse::default());
+    s.remove_worker(now, worker, &Loss::Silent);
+    assert_eq!((s.figures(now).totals.given_up, s.running()), (0, 0));
 }

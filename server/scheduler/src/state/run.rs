@@ -98,6 +98,15 @@ impl fmt::Display for WaitReason {
     }
 }
 
+/// A run that has not ended, as the journal keeps it.
+pub(crate) struct LiveRun {
+    pub(crate) run: RunId,
+    pub(crate) queued_at: SystemTime,
+    /// That of the most urgent of those who wait for it.
+    pub(crate) priority: i32,
+    pub(crate) job: Arc<Job>,
+}
+
 /// One execution.
 #[derive(Debug)]
 pub(super) struct Run {

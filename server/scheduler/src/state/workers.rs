@@ -14,6 +14,9 @@ use crate::figures::{Loss, Timed};
 use crate::job::{RunId, WorkerId};
 use crate::platform::Offer;
 
+/// Attempts of one run that are remembered, those that no worker got to know of included. A run with more is given up.
+const ATTEMPTS_KEPT_MAX: usize = 100;
+
 /// Attempts named in the message of an action that was given up, at the most.
 const ATTEMPTS_NAMED_MAX: usize = 8;
 
@@ -124,7 +127,8 @@ impl Scheduler {
     /// Queues a run again whose worker was lost.
     fn try_again(&mut self, now: Instant, id: RunId) {
         let run = self.runs.get_mut(&id).expect("callers name a run that exists");
-        let given_up = run.attempts.len() >= self.limits.attempts_max;
+        let starts = run.attempts.iter().filter(|attempt| attempt.reason != Loss::NotReceived).count();
+        let given_up = starts >= self.limits.attempts_max || run.attempts.len() >= ATTEMPTS_KEPT_MAX;
         if !run.operations.is_empty() && !given_up {
             let avoid = run.attempts.iter().map(|attempt| attempt.worker.clone()).collect();
             let platform = run.job.platform.demands();
@@ -138,8 +142,10 @@ impl Scheduler {
         }
         let attempts: Vec<String> =
             run.attempts.iter().take(ATTEMPTS_NAMED_MAX).map(ToString::to_string).collect();
-        let text = format!("started {} times without a result: {}", run.attempts.len(), attempts.join("; "));
-        self.totals.given_up += 1;
+        let text = format!("started {starts} times without a result: {}", attempts.join("; "));
+        if given_up {
+            self.totals.given_up += 1;
+        }
         // It must stand somewhere to be taken out like any other.
         self.queue.push(id, &run.place, self.tenants.policy(&run.place.tenant).weight);
         self.end_run(now, id, failed(rpc::Code::Internal, text));
@@ -214,6 +220,12 @@ impl Scheduler {
             Some(other) => other == worker,
             None if at.free_slots() == 0 || !at.has_room(entry.place.memory) => false,
             None => {
+                let name = &at.offer.name;
+                let entry = self.runs.get_mut(&run).expect("looked at just now");
+                // It was silent and has gone on all the same: the same start.
+                if entry.attempts.last().is_some_and(|a| a.worker == *name && a.reason == Loss::Silent) {
+                    entry.attempts.pop();
+                }
                 self.take_up(now, worker, run);
                 true
             }

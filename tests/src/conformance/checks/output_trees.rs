@@ -15,6 +15,7 @@ use crate::{Built, TestAction};
 
 pub(super) const CHECKS: &[Check] = &[
     check!(out_13_a_tree_has_every_directory_below: "OUT-13"),
+    check!(out_13_equal_directories_have_equal_trees: "OUT-13"),
     check!(out_14_a_tree_that_says_so_is_sorted: "OUT-14"),
     check!(out_15_directories_come_in_the_format_asked_for: "OUT-15"),
     check!(out_15_the_directory_is_the_root_of_the_tree: "OUT-15"),
@@ -86,6 +87,21 @@ async fn out_13_a_tree_has_every_directory_below(subject: &Subject) -> Verdict {
     paths.sort();
     let expected = ["a/same/f", "b/same/f", "deep/er/g", "empty/below/", "link@", "top"];
     ensure_eq!(paths, expected, "what is in the Tree");
+    Ok(())
+}
+
+async fn out_13_equal_directories_have_equal_trees(subject: &Subject) -> Verdict {
+    let mut digests = Vec::new();
+    // Made in different orders, so that a file system may list them in different orders.
+    for order in ["a b c d e f g h", "h g f e d c b a", "d h b f a e c g"] {
+        let script = format!(
+            "mkdir out; for i in {order}; do mkdir out/$i.d; echo $i > out/$i.d/f; echo $i > out/$i; done"
+        );
+        let (_, directory) = made(subject, subject.script(&script)).await?;
+        digests.push(directory.tree_digest.ok_or_else(|| Stop::failed("no tree_digest"))?);
+    }
+    digests.dedup();
+    ensure_eq!(digests.len(), 1, "distinct Trees of equal directories");
     Ok(())
 }
 

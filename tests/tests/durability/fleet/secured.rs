@@ -71,7 +71,7 @@ async fn a_worker_with_its_token_works_over_tls_and_nobody_else_does() {
     let mut fleet = secured();
     let operator = client(&fleet, "admin").await;
     for role in ["client", "admin"] {
-        add_worker(&mut fleet, role, role);
+        add_worker(&mut fleet, &format!("with-a-token-of-the-{role}"), role);
         let mut refused = fleet.workers.pop().unwrap();
         until("it has ended", || refused.process.ended().is_some()).await;
         assert!(!refused.process.ended().unwrap().success(), "a token of the role {role} is for no worker");
