@@ -25,7 +25,13 @@ fn job(name: &str) -> Job {
 
 fn live(name: &OperationName, run: u64) -> Change {
     let queued_at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(7);
-    Change::Live { name: name.clone(), run: RunId(run), queued_at, priority: 0, job: Arc::new(job("x")) }
+    Change::Live {
+        name: name.clone(),
+        run: RunId(run),
+        queued_at,
+        priority: job("x").priority,
+        job: Arc::new(job("x")),
+    }
 }
 
 fn names() -> [OperationName; 3] {
@@ -215,8 +221,8 @@ async fn a_name_that_nobody_has_is_not_noted() {
     let offer = Offer { slots: 1, ..Offer::default() };
     let worker = first.register(offer).await;
     assert!(!first.delete(&OperationName::from_client(&"x".repeat(70_000))));
-    let anywhere = Job { platform: platform(&[]), ..job("x") };
-    let urgent = Job { priority: -5, ..anywhere.clone() };
+    let anywhere = Job { platform: platform(&[]), do_not_cache: false, ..job("x") };
+    let urgent = Job { priority: anywhere.priority - 5, ..anywhere.clone() };
     let waits = first.submit(anywhere, None).unwrap();
     let joins = first.submit(urgent, None).unwrap();
     for operation in [&waits, &joins] {
@@ -233,5 +239,5 @@ async fn a_name_that_nobody_has_is_not_noted() {
     let second = queue();
     assert!(second.operation(&waits.name).is_some() && second.operation(&joins.name).is_some());
     let priority = second.priority_of(&waits.name);
-    assert_eq!(priority, Some(-5), "as urgent as it was");
+    assert_eq!(priority, Some(job("x").priority - 5), "as urgent as it was");
 }

@@ -58,7 +58,7 @@ fn what_a_worker_does_not_have_is_queued_again_and_given_up_in_the_end() {
     let Stage::Completed(response) = s.view(&operation).unwrap().stage else { panic!("it is given up") };
     let status = response.status.clone().unwrap();
     assert_eq!(status.code, i32::from(rpc::Code::Internal));
-    assert!(status.message.contains("did not get it"), "{}", status.message);
+    assert!(status.message.contains("does not have it any more"), "{}", status.message);
 }
 
 #[test]
