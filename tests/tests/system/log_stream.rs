@@ -166,7 +166,8 @@ async fn logs_stay_after_a_timeout_a_cancellation_and_a_trap() {
         (text(&names.stdout_stream_name).await, text(&names.stderr_stream_name).await)
     };
     let slow = || TestAction::sh("echo begun; sleep 600", &[]).do_not_cache();
-    let timed_out = server.begin(slow().timeout(Duration::from_millis(500))).await;
+    // Long enough for a shell to begin on a machine that has much else to do.
+    let timed_out = server.begin(slow().timeout(Duration::from_secs(3))).await;
     assert_eq!(logs_of(timed_out, false).await.0, "begun\n");
     assert_eq!(logs_of(server.begin(slow()).await, true).await.0, "begun\n");
     let trapped = logs_of(server.begin(TestAction::wasm("trap", &[])).await, false).await;
