@@ -24,10 +24,9 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-if [[ -z ${WARDIAN_SERVER:-} ]]; then
-  # Kept, so that toolchains are fetched and compiled once.
-  data=${WARDIAN_EXAMPLES_DATA:-${XDG_CACHE_HOME:-$HOME/.cache}/wardian/examples}
-  "$wardian" serve --listen 127.0.0.1:0 --data "$data" > "$scratch/address" 2> "$scratch/log" &
+# serve OPTION...: starts a server of the example's own and names it in WARDIAN_SERVER.
+serve() {
+  "$wardian" serve --listen 127.0.0.1:0 "$@" > "$scratch/address" 2> "$scratch/log" &
   server=$!
   for _ in $(seq 300); do
     WARDIAN_SERVER=$(sed -n 's|^wardian serves grpc://\([^ ]*\).*|\1|p' "$scratch/address")
@@ -37,6 +36,11 @@ if [[ -z ${WARDIAN_SERVER:-} ]]; then
   done
   [[ -n $WARDIAN_SERVER ]] || die "the server did not start in time"
   export WARDIAN_SERVER
+}
+
+if [[ -z ${WARDIAN_SERVER:-} ]]; then
+  # Kept, so that toolchains are fetched and compiled once.
+  serve --data "${WARDIAN_EXAMPLES_DATA:-${XDG_CACHE_HOME:-$HOME/.cache}/wardian/examples}"
 fi
 
 mkdir "$scratch/work"

@@ -54,6 +54,16 @@ pub(crate) fn plain_lines(text: &str) -> String {
     text.lines().map(plain).collect::<Vec<_>>().join("\n")
 }
 
+/// Each row as JSON on a line of its own.
+pub(crate) fn json_lines(rows: &[impl serde::Serialize]) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for row in rows {
+        text += &serde_json::to_string(row)?;
+        text.push('\n');
+    }
+    Ok(text)
+}
+
 /// Returns an argument as a POSIX shell would have to be given it.
 pub(crate) fn shell_quoted(argument: &str) -> String {
     let is_safe = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);

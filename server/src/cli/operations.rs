@@ -101,7 +101,7 @@ pub(crate) async fn operations(remote: &Remote, args: OperationsArgs) -> anyhow:
         let operations = client.operations(filter, LISTED_MAX).await?;
         let rows: Vec<Row> = operations.iter().map(|operation| row(operation, now)).collect();
         let text = match (args.json, rows.is_empty()) {
-            (true, _) => json(&rows)?,
+            (true, _) => format::json_lines(&rows)?,
             (_, true) if args.filter.is_some() => "nothing passes the filter\n".to_owned(),
             _ => table(&rows),
         };
@@ -163,15 +163,6 @@ fn ended(operation: &longrunning::Operation) -> (String, Option<reapi::ExecutedA
         _ => String::new(),
     };
     (detail, response.result.and_then(|result| result.execution_metadata))
-}
-
-fn json(rows: &[Row]) -> anyhow::Result<String> {
-    let mut text = String::new();
-    for row in rows {
-        text += &serde_json::to_string(row)?;
-        text.push('\n');
-    }
-    Ok(text)
 }
 
 /// The rows in columns as wide as they must be; the last is as long as it is.

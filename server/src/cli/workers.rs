@@ -93,7 +93,7 @@ pub(crate) async fn workers(remote: &Remote, args: WorkersArgs) -> anyhow::Resul
     loop {
         let now = SystemTime::now();
         let rows: Vec<Row> = client.workers().await?.iter().map(|worker| row(worker, now)).collect();
-        let text = if args.json { json(&rows)? } else { table(&rows) };
+        let text = if args.json { format::json_lines(&rows)? } else { table(&rows) };
         let clear = args.watch && !args.json && std::io::stdout().is_terminal();
         super::print(format!("{}{text}", if clear { CLEAR } else { "" }))?;
         if !args.watch || until_interrupted(tokio::time::sleep(WATCH_INTERVAL)).await.is_none() {
@@ -128,15 +128,6 @@ fn row(worker: &WorkerState, now: SystemTime) -> Row {
             .map(|p| format::plain(&format!("{}={}", p.name, p.value)))
             .collect(),
     }
-}
-
-fn json(rows: &[Row]) -> anyhow::Result<String> {
-    let mut text = String::new();
-    for row in rows {
-        text += &serde_json::to_string(row)?;
-        text.push('\n');
-    }
-    Ok(text)
 }
 
 /// The rows in columns as wide as they must be; the last is as long as it is.
