@@ -12,6 +12,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -79,7 +80,8 @@ impl From<std::io::Error> for JournalError {
 pub struct Journal {
     shared: Arc<Shared>,
     committed: watch::Receiver<Committed>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// With what keeps other processes out of the folder until the thread has ended.
+    thread: Mutex<Option<(JoinHandle<()>, File)>>,
     folder: PathBuf,
     epoch: u64,
     first_run: u64,
@@ -192,6 +194,9 @@ impl Journal {
     }
 
     fn open_with(folder: &Path, fold_every: Duration) -> Result<(Self, Left), JournalError> {
+        std::fs::create_dir_all(folder)?;
+        // Before anything is looked at: what seems left over may be what another process writes just now.
+        let lock = database::lock(folder)?;
         let mut database = Database::open(folder)?;
         let epoch = match database.number(EPOCH_KEY)? {
             Some(epoch) => epoch,
@@ -240,7 +245,7 @@ impl Journal {
         let journal = Self {
             shared,
             committed,
-            thread: Mutex::new(Some(thread)),
+            thread: Mutex::new(Some((thread, lock))),
             folder: folder.to_owned(),
             epoch,
             first_run: starts << RUN_BITS,
@@ -299,9 +304,10 @@ impl Journal {
         self.shared.lock().closed = true;
         self.shared.rung.notify_one();
         let thread = self.thread.lock().expect("no code that holds this lock panics").take();
-        if let Some(thread) = thread {
+        if let Some((thread, lock)) = thread {
             // A thread that panicked has said so.
             let _ = thread.join();
+            drop(lock);
         }
     }
 }

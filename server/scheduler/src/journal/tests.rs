@@ -110,10 +110,16 @@ async fn a_journal_that_cannot_be_written_says_so() {
 async fn a_journal_that_is_open_elsewhere_is_no_damaged_one() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = Journal::open(folder.path()).unwrap();
+    // What looks like leftovers is what the first one is about to use: it writes its database anew, and its log.
+    let (next, log) = (folder.path().join("next"), folder.path().join("log-7777777777777777"));
+    std::fs::create_dir(&next).unwrap();
+    std::fs::write(&log, "").unwrap();
     let error = Journal::open(folder.path()).err().unwrap();
-    assert_eq!(error, JournalError::InUse(folder.path().join("db")));
-    drop(journal);
+    assert_eq!(error, JournalError::InUse(folder.path().to_owned()));
+    assert!(next.exists() && log.exists(), "the second one has touched nothing");
+    journal.close();
     assert!(Journal::open(folder.path()).is_ok());
+    assert!(!next.exists() && !log.exists());
 }
 
 /// Longer than any test: the database has nothing of a log before the journal is closed.
