@@ -37,6 +37,9 @@ const FOLD_BYTES: u64 = 8 << 20;
 /// Largest log. When the database is so far behind, changes fail.
 const LOG_BYTES_MAX: u64 = 256 << 20;
 
+/// Changes that may wait to be written while operations are taken in. What those do that are there is noted in any case.
+pub(crate) const PENDING_CHANGES_MAX: usize = 100_000;
+
 /// Bits of a run's number that count within one process. Those above count processes.
 const RUN_BITS: u32 = 40;
 
@@ -49,6 +52,9 @@ pub enum JournalError {
     /// What is in it is not what was written.
     #[error("the journal of operations is damaged: {0}")]
     Damaged(String),
+    /// The disk does not keep up with what comes in.
+    #[error("{0} changes wait to be written to the journal of operations; limit is {PENDING_CHANGES_MAX}")]
+    Behind(usize),
     /// Another process has it open.
     #[error("the journal of operations in {} is open in another process", .0.display())]
     InUse(PathBuf),
@@ -261,6 +267,12 @@ impl Journal {
     /// Behind this the numbers of runs of this process begin.
     pub(crate) fn first_run(&self) -> u64 {
         self.first_run
+    }
+
+    /// Fails when so much waits to be written that nothing more should be taken in.
+    pub(crate) fn has_room(&self) -> Result<(), JournalError> {
+        let pending = self.shared.lock().changes.len();
+        if pending < PENDING_CHANGES_MAX { Ok(()) } else { Err(JournalError::Behind(pending)) }
     }
 
     /// Notes changes; returns the number by which to wait for them.

@@ -100,7 +100,8 @@ impl LocalQueue {
     pub fn submit(&self, job: Job, held: Option<Held>) -> Result<Operation, SubmitError> {
         // Outside of the update, so that what is left of it is dropped without the lock.
         let mut held = held;
-        let operation = self.update(|inner| {
+        self.shared.journal.as_ref().map_or(Ok(()), Journal::has_room)?;
+        self.update(|inner| {
             if inner.shutting_down {
                 return Err(SubmitError::ShuttingDown);
             }
