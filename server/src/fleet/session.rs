@@ -202,6 +202,10 @@ impl Session {
                 _ => orders.acknowledged.push(name),
             }
         }
+        for run in report.returned.iter().filter_map(|name| queue.parse_run_name(name)) {
+            queue.give_back(worker, run, &Loss::Returned);
+            self.given.remove(&run);
+        }
         let held: HashSet<RunId> = report.held.iter().filter_map(|name| queue.parse_run_name(name)).collect();
         for run in queue.runs_of(worker) {
             let named = self.given.get(&run).is_some_and(|given| given.sequence <= report.orders_seen);

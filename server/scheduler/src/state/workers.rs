@@ -127,7 +127,7 @@ impl Scheduler {
     /// Queues a run again whose worker was lost.
     fn try_again(&mut self, now: Instant, id: RunId) {
         let run = self.runs.get_mut(&id).expect("callers name a run that exists");
-        let starts = run.attempts.iter().filter(|attempt| attempt.reason != Loss::NotReceived).count();
+        let starts = run.attempts.iter().filter(|attempt| attempt.reason.may_have_begun()).count();
         let given_up = starts >= self.limits.attempts_max || run.attempts.len() >= ATTEMPTS_KEPT_MAX;
         if !run.operations.is_empty() && !given_up {
             let avoid = run.attempts.iter().map(|attempt| attempt.worker.clone()).collect();
