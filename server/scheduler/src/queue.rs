@@ -9,9 +9,11 @@ use tokio::sync::{Notify, watch};
 use wardian_proto::{InstanceName, reapi, rpc};
 use wardian_store::action_cache::ActionCache;
 
+mod bell;
 mod remote;
 mod restart;
 
+pub use self::bell::Bell;
 pub use self::restart::Restored;
 
 use crate::journal::Change;
@@ -35,8 +37,8 @@ pub struct LocalQueue {
 
 struct Shared {
     inner: Mutex<Inner>,
-    /// Rung when there may be something to assign, and at shutdown.
-    work: Notify,
+    /// Rung during a shutdown when no worker has anything any more.
+    drained: Notify,
     action_cache: ActionCache,
     /// What survives the process; nothing does without.
     journal: Option<Journal>,
@@ -48,6 +50,8 @@ struct Inner {
     state: Scheduler,
     watchers: HashMap<OperationName, watch::Sender<View>>,
     cancels: HashMap<RunId, watch::Sender<bool>>,
+    /// One for each worker that somebody listens for.
+    bells: HashMap<WorkerId, Bell>,
     shutting_down: bool,
     /// Workers were told to stop what they run: what they say of it then is of no interest where it is run again.
     stopped: bool,
@@ -82,12 +86,13 @@ impl LocalQueue {
             state: Scheduler::new(limits, tenants),
             watchers: HashMap::new(),
             cancels: HashMap::new(),
+            bells: HashMap::new(),
             shutting_down: false,
             stopped: false,
         };
         let shared = Shared {
             inner: Mutex::new(inner),
-            work: Notify::new(),
+            drained: Notify::new(),
             action_cache,
             journal: None,
             epoch: uuid::Uuid::new_v4().as_u64_pair().0,
@@ -116,9 +121,7 @@ impl LocalQueue {
             let (sender, views) = watch::channel(view);
             inner.watchers.insert(name.clone(), sender);
             Ok(Operation { name, views, noted })
-        })?;
-        self.shared.work.notify_waiters();
-        Ok(operation)
+        })
     }
 
     /// Waits until an operation that was just taken in survives a restart. It may well have ended by then. When it
@@ -144,7 +147,6 @@ impl LocalQueue {
                     inner.state.tick(Instant::now());
                 }
             });
-            self.shared.work.notify_waiters();
         }
     }
 
@@ -243,8 +245,8 @@ impl LocalQueue {
                 None => inner.state.end_queued(Instant::now(), &response),
                 Some(_) => inner.let_go_of_queued(),
             }
+            inner.ring_all();
         });
-        self.shared.work.notify_waiters();
     }
 
     /// Ends the streams of all who wait, as nothing more will happen here.
@@ -269,8 +271,7 @@ impl LocalQueue {
         for cancel in inner.cancels.values() {
             cancel.send_replace(true);
         }
-        drop(inner);
-        self.shared.work.notify_waiters();
+        inner.ring_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -281,8 +282,9 @@ impl LocalQueue {
     fn update<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.lock();
         let changed = change(&mut inner);
-        if inner.settle(self) {
-            self.shared.work.notify_waiters();
+        inner.settle(self);
+        if inner.shutting_down && inner.state.running() == 0 {
+            self.shared.drained.notify_waiters();
         }
         self.expire(&mut inner);
         let released = inner.state.take_released();
@@ -305,23 +307,21 @@ impl LocalQueue {
             journal.note(changes);
         }
     }
-
-    fn try_assign(&self, worker: WorkerId) -> Option<Assignment> {
-        self.update(|inner| {
-            if inner.shutting_down {
-                return None;
-            }
-            let given = inner.state.assign(Instant::now(), worker)?;
-            let (sender, cancelled) = watch::channel(false);
-            inner.cancels.insert(given.run, sender);
-            Some(Assignment { run: given.run, job: given.job, queued_at: given.queued_at, cancelled })
-        })
-    }
 }
 
 impl Inner {
-    /// Tells everybody what the last mutation changed; true when there is something to tell workers.
-    fn settle(&mut self, queue: &LocalQueue) -> bool {
+    fn assign(&mut self, worker: WorkerId) -> Option<Assignment> {
+        if self.shutting_down {
+            return None;
+        }
+        let given = self.state.assign(Instant::now(), worker)?;
+        let (sender, cancelled) = watch::channel(false);
+        self.cancels.insert(given.run, sender);
+        Some(Assignment { run: given.run, job: given.job, queued_at: given.queued_at, cancelled })
+    }
+
+    /// Tells everybody what the last mutation changed.
+    fn settle(&mut self, queue: &LocalQueue) {
         for name in self.state.take_changed() {
             let Some(view) = self.state.view(&name) else { continue };
             let ended = matches!(view.stage, Stage::Completed(_));
@@ -336,16 +336,17 @@ impl Inner {
                 self.watchers.remove(&name);
             }
         }
-        let abandoned = self.state.take_abandoned();
-        for run in &abandoned {
-            if let Some(cancel) = self.cancels.get(run) {
+        for run in self.state.take_abandoned() {
+            if let Some(cancel) = self.cancels.get(&run) {
                 cancel.send_replace(true);
             }
         }
         for run in self.state.take_untied() {
             self.cancels.remove(&run);
         }
-        !abandoned.is_empty()
+        for worker in self.state.take_called(Instant::now()) {
+            self.ring(worker);
+        }
     }
 
     /// Ends the streams of those who wait for what no worker has.
@@ -369,7 +370,7 @@ fn was_cancelled(response: &reapi::ExecuteResponse) -> bool {
 #[async_trait]
 impl WorkQueue for LocalQueue {
     async fn register(&self, offer: Offer) -> WorkerId {
-        self.lock().state.add_worker(offer)
+        self.update(|inner| inner.state.add_worker(offer))
     }
 
     async fn unregister(&self, worker: WorkerId) {
@@ -377,15 +378,25 @@ impl WorkQueue for LocalQueue {
     }
 
     async fn next(&self, worker: WorkerId) -> Option<Assignment> {
+        let bell = self.bell(worker);
         loop {
             // Listen before looking, so that work that comes in between is not slept through.
-            let mut rung = std::pin::pin!(self.shared.work.notified());
+            let mut rung = std::pin::pin!(bell.rung());
             rung.as_mut().enable();
-            if self.lock().shutting_down {
-                return None;
-            }
-            if let Some(assignment) = self.try_assign(worker) {
-                return Some(assignment);
+            let given = self.update(|inner| {
+                if inner.shutting_down || !inner.state.has_worker(worker) {
+                    return Err(());
+                }
+                let given = inner.assign(worker);
+                if given.is_none() {
+                    inner.state.sleep(worker);
+                }
+                Ok(given)
+            });
+            match given {
+                Err(()) => return None,
+                Ok(Some(assignment)) => return Some(assignment),
+                Ok(None) => rung.await,
             }
             rung.await;
         }
@@ -417,6 +428,5 @@ impl WorkQueue for LocalQueue {
         }
         // A late report about a run that another worker has now changes nothing.
         self.update(|inner| inner.state.complete(Instant::now(), worker, run, response));
-        self.shared.work.notify_waiters();
     }
 }

@@ -102,12 +102,13 @@ impl Session {
     ) -> Result<(), Status> {
         let lease = self.fleet.shared.limits.lease;
         let queue = self.fleet.shared.queue.clone();
+        let bell = queue.bell(self.joined.worker);
         let mut next = self.begin(&first);
         self.take(first, &mut next)?;
         let mut answer = true;
         loop {
             // Listen before looking, so that what comes in between is not slept through.
-            let mut rung = std::pin::pin!(queue.rung());
+            let mut rung = std::pin::pin!(bell.rung());
             rung.as_mut().enable();
             self.collect(&mut next)?;
             if answer || !is_empty(&next) {
@@ -123,6 +124,8 @@ impl Session {
                     Err(_) => return Err(Status::deadline_exceeded("the worker does not read its orders")),
                 }
             }
+            // Not while orders are read and sent: others would wait for it.
+            queue.sleep(self.joined.worker);
             tokio::select! {
                 report = reports.message() => match report {
                     Ok(Some(report)) => {

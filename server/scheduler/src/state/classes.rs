@@ -24,6 +24,8 @@ pub(super) struct Class {
     pub(super) key: ClassKey,
     /// Those that can.
     pub(super) workers: BTreeSet<WorkerId>,
+    /// Those of them that sleep and have a free slot.
+    pub(super) idle: BTreeSet<WorkerId>,
     /// Without any, when its runs are given up.
     pub(super) given_up_at: Option<Instant>,
     /// How many runs are of this class, waiting or not.
@@ -42,6 +44,8 @@ pub(super) struct Classes {
 pub(super) struct Candidate<'a> {
     pub(super) id: WorkerId,
     pub(super) offer: &'a Offer,
+    /// It sleeps and has a free slot.
+    pub(super) idle: bool,
 }
 
 impl Class {
@@ -50,7 +54,17 @@ impl Class {
         let able: Vec<_> = candidates.filter(|c| c.offer.satisfies(&self.key.platform)).collect();
         let fresh = |c: &&Candidate<'_>| !self.key.avoid.contains(&c.offer.name);
         let only_lost = !able.iter().any(|c| fresh(&c));
-        self.workers = able.iter().filter(|c| only_lost || fresh(c)).map(|c| c.id).collect();
+        let members = || able.iter().filter(|c| only_lost || fresh(c));
+        self.workers = members().map(|c| c.id).collect();
+        self.idle = members().filter(|c| c.idle).map(|c| c.id).collect();
+    }
+
+    fn idles(&mut self, worker: WorkerId, idle: bool) {
+        if idle {
+            self.idle.insert(worker);
+        } else {
+            self.idle.remove(&worker);
+        }
     }
 }
 
@@ -67,7 +81,13 @@ impl Classes {
         }
         self.last_id += 1;
         let id = ClassId(self.last_id);
-        let mut class = Class { key: key.clone(), workers: BTreeSet::new(), given_up_at: None, members: 1 };
+        let mut class = Class {
+            key: key.clone(),
+            workers: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            given_up_at: None,
+            members: 1,
+        };
         class.match_up(candidates);
         self.ids.insert(key, id);
         self.classes.insert(id, class);
@@ -89,11 +109,11 @@ impl Classes {
         }
     }
 
-    /// Matches every class anew that this worker could change. `offer` is none when it takes no more work.
+    /// Matches every class anew that this worker could change. `now` is none when it takes no more work.
     pub(super) fn worker_changed<'a, C>(
         &mut self,
         worker: WorkerId,
-        offer: Option<&Offer>,
+        now: Option<Candidate<'_>>,
         candidates: impl Fn() -> C,
     ) where
         C: Iterator<Item = Candidate<'a>>,
@@ -101,10 +121,12 @@ impl Classes {
         for class in self.classes.values_mut() {
             if !class.key.avoid.is_empty() {
                 class.match_up(candidates());
-            } else if offer.is_some_and(|offer| offer.satisfies(&class.key.platform)) {
+            } else if let Some(now) = now.as_ref().filter(|now| now.offer.satisfies(&class.key.platform)) {
                 class.workers.insert(worker);
+                class.idles(worker, now.idle);
             } else {
                 class.workers.remove(&worker);
+                class.idle.remove(&worker);
             }
             if !class.workers.is_empty() {
                 class.given_up_at = None;
@@ -112,8 +134,19 @@ impl Classes {
         }
     }
 
+    /// Notes in every class of a worker whether it sleeps and has a free slot.
+    pub(super) fn worker_idles(&mut self, worker: WorkerId, idle: bool) {
+        for class in self.classes.values_mut().filter(|class| class.workers.contains(&worker)) {
+            class.idles(worker, idle);
+        }
+    }
+
     pub(super) fn get(&self, id: ClassId) -> &Class {
         &self.classes[&id]
+    }
+
+    pub(super) fn find(&self, id: ClassId) -> Option<&Class> {
+        self.classes.get(&id)
     }
 
     pub(super) fn get_mut(&mut self, id: ClassId) -> &mut Class {
