@@ -233,12 +233,7 @@ impl LocalQueue {
     /// Refuses new actions, and lets every worker that asks for work go home. What no worker has is given up, or left
     /// to the next process where there is a journal: those who follow it come to the end of their stream.
     pub fn shut_down(&self) {
-        let status = rpc::Status {
-            code: rpc::Code::Unavailable.into(),
-            message: "the server is shutting down; the action was not run".into(),
-            details: vec![],
-        };
-        let response = reapi::ExecuteResponse { status: Some(status), ..Default::default() };
+        let response = unavailable("the server is shutting down; the action was not run");
         self.update(|inner| {
             inner.shutting_down = true;
             match self.shared.journal {
@@ -249,8 +244,26 @@ impl LocalQueue {
         });
     }
 
-    /// Ends the streams of all who wait, as nothing more will happen here.
+    /// Waits during a shutdown until no worker has anything any more.
+    pub async fn drained(&self) {
+        loop {
+            let mut rung = std::pin::pin!(self.shared.drained.notified());
+            rung.as_mut().enable();
+            if self.running() == 0 {
+                return;
+            }
+            rung.await;
+        }
+    }
+
+    /// Ends the streams of all who wait, as nothing more will happen here. What has not ended is the next process's, or
+    /// nobody's: then those who wait for it are told.
     pub fn let_go(&self) {
+        if !self.has_journal() {
+            let text =
+                "the server was shut down before the action ended; what its worker makes of it is lost";
+            self.update(|inner| inner.state.end_all(Instant::now(), &unavailable(text)));
+        }
         self.lock().watchers.clear();
     }
 
@@ -363,6 +376,11 @@ fn is_cacheable(job: &Job, response: &reapi::ExecuteResponse) -> bool {
     ok && !job.do_not_cache && response.result.as_ref().is_some_and(|result| result.exit_code == 0)
 }
 
+fn unavailable(text: &str) -> reapi::ExecuteResponse {
+    let status = rpc::Status { code: rpc::Code::Unavailable.into(), message: text.into(), details: vec![] };
+    reapi::ExecuteResponse { status: Some(status), ..Default::default() }
+}
+
 fn was_cancelled(response: &reapi::ExecuteResponse) -> bool {
     response.status.as_ref().is_some_and(|status| status.code == rpc::Code::Cancelled as i32)
 }
@@ -398,7 +416,6 @@ impl WorkQueue for LocalQueue {
                 Ok(Some(assignment)) => return Some(assignment),
                 Ok(None) => rung.await,
             }
-            rung.await;
         }
     }
 
@@ -413,8 +430,11 @@ impl WorkQueue for LocalQueue {
         }
         let job = {
             let inner = self.lock();
-            if inner.stopped && self.shared.journal.is_some() && was_cancelled(&response) {
-                return;
+            if inner.stopped && was_cancelled(&response) {
+                if self.shared.journal.is_some() {
+                    return;
+                }
+                response = unavailable("the server was shut down before the action ended");
             }
             inner.state.job_of(worker, run)
         };

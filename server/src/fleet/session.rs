@@ -246,7 +246,7 @@ impl Session {
         if !queue.knows(worker) {
             return Err(lost());
         }
-        if queue.is_shutting_down() {
+        if queue.is_shutting_down() && (queue.has_journal() || queue.runs_of(worker).is_empty()) {
             // It goes on with what it has, and reports it to the next process.
             return Err(Status::unavailable("the server is shutting down"));
         }

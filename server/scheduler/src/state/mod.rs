@@ -254,6 +254,15 @@ impl Scheduler {
         self.check();
     }
 
+    /// Ends every operation.
+    pub fn end_all(&mut self, now: Instant, response: &reapi::ExecuteResponse) {
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        for id in runs {
+            self.end_run(now, id, response.clone());
+        }
+        self.check();
+    }
+
     /// Drops the memory of an operation. What it asked for goes on.
     pub fn delete(&mut self, operation: &OperationName) -> bool {
         let removed = self.operations.remove(operation);
