@@ -7,6 +7,9 @@ use crate::fair::ClassId;
 use crate::job::WorkerId;
 use crate::platform::{Offer, Platform};
 
+/// Classes that have no run any more and are kept for the next one, so that nobody need be matched anew for each action.
+pub(super) const UNUSED_KEPT_MAX: usize = 64;
+
 /// What makes runs alike in the eyes of workers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ClassKey {
@@ -32,11 +35,13 @@ pub(super) struct Class {
     members: usize,
 }
 
-/// All classes that have a run.
+/// All classes that have a run, and some that had one.
 #[derive(Debug, Default)]
 pub(super) struct Classes {
     ids: HashMap<ClassKey, ClassId>,
     classes: BTreeMap<ClassId, Class>,
+    /// Those without a run.
+    unused: BTreeSet<ClassId>,
     last_id: u64,
 }
 
@@ -76,7 +81,12 @@ impl Classes {
         candidates: impl Iterator<Item = Candidate<'a>>,
     ) -> ClassId {
         if let Some(id) = self.ids.get(&key) {
-            self.classes.get_mut(id).expect("ids and classes agree").members += 1;
+            let class = self.classes.get_mut(id).expect("ids and classes agree");
+            class.members += 1;
+            if self.unused.remove(id) {
+                // What was said of its last runs is not meant for this one.
+                class.given_up_at = None;
+            }
             return *id;
         }
         self.last_id += 1;
@@ -94,17 +104,25 @@ impl Classes {
         id
     }
 
-    /// Whether there is such a class.
+    /// Whether there is such a class with a run.
     pub(super) fn has(&self, key: &ClassKey) -> bool {
-        self.ids.contains_key(key)
+        self.ids.get(key).is_some_and(|id| !self.unused.contains(id))
     }
 
     /// Counts a run out.
     pub(super) fn leave(&mut self, id: ClassId) {
         let class = self.classes.get_mut(&id).expect("runs are of a class");
         class.members -= 1;
-        if class.members == 0 {
-            let class = self.classes.remove(&id).expect("just seen");
+        if class.members > 0 {
+            return;
+        }
+        self.unused.insert(id);
+        // A class that avoids somebody is one run's, and has to be matched anew for every worker that comes.
+        let is_singular = !class.key.avoid.is_empty();
+        let dropped = if is_singular { Some(id) } else { self.unused.first().copied() };
+        if let Some(dropped) = dropped.filter(|_| is_singular || self.unused.len() > UNUSED_KEPT_MAX) {
+            self.unused.remove(&dropped);
+            let class = self.classes.remove(&dropped).expect("unused classes are there");
             self.ids.remove(&class.key);
         }
     }
@@ -161,7 +179,8 @@ impl Classes {
         self.classes.values_mut()
     }
 
+    /// How many have a run.
     pub(super) fn len(&self) -> usize {
-        self.classes.len()
+        self.classes.len() - self.unused.len()
     }
 }
