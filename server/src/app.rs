@@ -226,7 +226,7 @@ impl Server {
             self.queue.stop_running();
             self.drained_within(STOP_TIME_MAX).await;
         }
-        // What workers elsewhere run goes on, and is reported to the next process.
+        // With a journal, what workers elsewhere run goes on, and is reported to the next process.
         self.queue.let_go();
         self.logs.shut_down();
         let _ = self.stop.send(());
@@ -243,7 +243,13 @@ impl Server {
     }
 
     async fn drained_within(&mut self, time: Duration) -> bool {
-        let drained = async { while self.worker.join_next().await.is_some() {} };
+        let drained = async {
+            while self.worker.join_next().await.is_some() {}
+            if !self.queue.has_journal() {
+                // Workers elsewhere have nobody else to report to.
+                self.queue.drained().await;
+            }
+        };
         tokio::time::timeout(time, drained).await.is_ok()
     }
 }

@@ -19,14 +19,21 @@ pub enum Loss {
     NotReceived,
     /// It had the run, and says that it has it no more.
     Dropped,
+    /// It gave the run back before it began.
+    Returned,
     /// It could not do it, as another one may: the reason.
     Unable(String),
 }
 
 impl Loss {
     /// Its kinds, as metrics name them.
-    pub const KINDS: [&'static str; 6] =
-        ["silent", "left", "started_anew", "not_received", "dropped", "unable"];
+    pub const KINDS: [&'static str; 7] =
+        ["silent", "left", "started_anew", "not_received", "dropped", "unable", "returned"];
+
+    /// Whether the run may have begun, so that it counts as a start.
+    pub(crate) fn may_have_begun(&self) -> bool {
+        !matches!(self, Self::NotReceived | Self::Returned)
+    }
 
     /// Its place among the kinds.
     fn kind(&self) -> usize {
@@ -37,6 +44,7 @@ impl Loss {
             Self::NotReceived => 3,
             Self::Dropped => 4,
             Self::Unable(_) => 5,
+            Self::Returned => 6,
         }
     }
 }
@@ -49,6 +57,7 @@ impl fmt::Display for Loss {
             Self::StartedAnew => "was started anew",
             Self::NotReceived => "did not get it",
             Self::Dropped => "does not have it any more",
+            Self::Returned => "gave it back before it began",
             Self::Unable(why) => why,
         })
     }

@@ -12,6 +12,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -36,6 +37,9 @@ const FOLD_BYTES: u64 = 8 << 20;
 /// Largest log. When the database is so far behind, changes fail.
 const LOG_BYTES_MAX: u64 = 256 << 20;
 
+/// Changes that may wait to be written while operations are taken in. What those do that are there is noted in any case.
+pub(crate) const PENDING_CHANGES_MAX: usize = 100_000;
+
 /// Bits of a run's number that count within one process. Those above count processes.
 const RUN_BITS: u32 = 40;
 
@@ -48,6 +52,9 @@ pub enum JournalError {
     /// What is in it is not what was written.
     #[error("the journal of operations is damaged: {0}")]
     Damaged(String),
+    /// The disk does not keep up with what comes in.
+    #[error("{0} changes wait to be written to the journal of operations; limit is {PENDING_CHANGES_MAX}")]
+    Behind(usize),
     /// Another process has it open.
     #[error("the journal of operations in {} is open in another process", .0.display())]
     InUse(PathBuf),
@@ -79,7 +86,8 @@ impl From<std::io::Error> for JournalError {
 pub struct Journal {
     shared: Arc<Shared>,
     committed: watch::Receiver<Committed>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// With what keeps other processes out of the folder until the thread has ended.
+    thread: Mutex<Option<(JoinHandle<()>, File)>>,
     folder: PathBuf,
     epoch: u64,
     first_run: u64,
@@ -192,6 +200,9 @@ impl Journal {
     }
 
     fn open_with(folder: &Path, fold_every: Duration) -> Result<(Self, Left), JournalError> {
+        std::fs::create_dir_all(folder)?;
+        // Before anything is looked at: what seems left over may be what another process writes just now.
+        let lock = database::lock(folder)?;
         let mut database = Database::open(folder)?;
         let epoch = match database.number(EPOCH_KEY)? {
             Some(epoch) => epoch,
@@ -240,7 +251,7 @@ impl Journal {
         let journal = Self {
             shared,
             committed,
-            thread: Mutex::new(Some(thread)),
+            thread: Mutex::new(Some((thread, lock))),
             folder: folder.to_owned(),
             epoch,
             first_run: starts << RUN_BITS,
@@ -256,6 +267,12 @@ impl Journal {
     /// Behind this the numbers of runs of this process begin.
     pub(crate) fn first_run(&self) -> u64 {
         self.first_run
+    }
+
+    /// Fails when so much waits to be written that nothing more should be taken in.
+    pub(crate) fn has_room(&self) -> Result<(), JournalError> {
+        let pending = self.shared.lock().changes.len();
+        if pending < PENDING_CHANGES_MAX { Ok(()) } else { Err(JournalError::Behind(pending)) }
     }
 
     /// Notes changes; returns the number by which to wait for them.
@@ -299,9 +316,10 @@ impl Journal {
         self.shared.lock().closed = true;
         self.shared.rung.notify_one();
         let thread = self.thread.lock().expect("no code that holds this lock panics").take();
-        if let Some(thread) = thread {
+        if let Some((thread, lock)) = thread {
             // A thread that panicked has said so.
             let _ = thread.join();
+            drop(lock);
         }
     }
 }

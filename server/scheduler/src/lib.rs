@@ -24,7 +24,7 @@ pub use job::{Invocation, Job, OperationName, RunId, WorkerId};
 pub use journal::{Journal, JournalError, JournalStats};
 pub use limits::{SchedulerLimits, SubmitError, TenantPolicy, Tenants, WEIGHT_MAX};
 pub use platform::{Offer, Platform, Unsatisfiable};
-pub use queue::{LocalQueue, Operation, QueueLoad, Restored};
+pub use queue::{Bell, LocalQueue, Operation, QueueLoad, Restored};
 pub use state::Stage;
 
 use std::sync::Arc;

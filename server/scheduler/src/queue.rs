@@ -9,9 +9,11 @@ use tokio::sync::{Notify, watch};
 use wardian_proto::{InstanceName, reapi, rpc};
 use wardian_store::action_cache::ActionCache;
 
+mod bell;
 mod remote;
 mod restart;
 
+pub use self::bell::Bell;
 pub use self::restart::Restored;
 
 use crate::journal::Change;
@@ -35,8 +37,8 @@ pub struct LocalQueue {
 
 struct Shared {
     inner: Mutex<Inner>,
-    /// Rung when there may be something to assign, and at shutdown.
-    work: Notify,
+    /// Rung during a shutdown when no worker has anything any more.
+    drained: Notify,
     action_cache: ActionCache,
     /// What survives the process; nothing does without.
     journal: Option<Journal>,
@@ -48,6 +50,8 @@ struct Inner {
     state: Scheduler,
     watchers: HashMap<OperationName, watch::Sender<View>>,
     cancels: HashMap<RunId, watch::Sender<bool>>,
+    /// One for each worker that somebody listens for.
+    bells: HashMap<WorkerId, Bell>,
     shutting_down: bool,
     /// Workers were told to stop what they run: what they say of it then is of no interest where it is run again.
     stopped: bool,
@@ -82,12 +86,13 @@ impl LocalQueue {
             state: Scheduler::new(limits, tenants),
             watchers: HashMap::new(),
             cancels: HashMap::new(),
+            bells: HashMap::new(),
             shutting_down: false,
             stopped: false,
         };
         let shared = Shared {
             inner: Mutex::new(inner),
-            work: Notify::new(),
+            drained: Notify::new(),
             action_cache,
             journal: None,
             epoch: uuid::Uuid::new_v4().as_u64_pair().0,
@@ -100,7 +105,8 @@ impl LocalQueue {
     pub fn submit(&self, job: Job, held: Option<Held>) -> Result<Operation, SubmitError> {
         // Outside of the update, so that what is left of it is dropped without the lock.
         let mut held = held;
-        let operation = self.update(|inner| {
+        self.shared.journal.as_ref().map_or(Ok(()), Journal::has_room)?;
+        self.update(|inner| {
             if inner.shutting_down {
                 return Err(SubmitError::ShuttingDown);
             }
@@ -115,9 +121,7 @@ impl LocalQueue {
             let (sender, views) = watch::channel(view);
             inner.watchers.insert(name.clone(), sender);
             Ok(Operation { name, views, noted })
-        })?;
-        self.shared.work.notify_waiters();
-        Ok(operation)
+        })
     }
 
     /// Waits until an operation that was just taken in survives a restart. It may well have ended by then. When it
@@ -143,7 +147,6 @@ impl LocalQueue {
                     inner.state.tick(Instant::now());
                 }
             });
-            self.shared.work.notify_waiters();
         }
     }
 
@@ -230,24 +233,37 @@ impl LocalQueue {
     /// Refuses new actions, and lets every worker that asks for work go home. What no worker has is given up, or left
     /// to the next process where there is a journal: those who follow it come to the end of their stream.
     pub fn shut_down(&self) {
-        let status = rpc::Status {
-            code: rpc::Code::Unavailable.into(),
-            message: "the server is shutting down; the action was not run".into(),
-            details: vec![],
-        };
-        let response = reapi::ExecuteResponse { status: Some(status), ..Default::default() };
+        let response = unavailable("the server is shutting down; the action was not run");
         self.update(|inner| {
             inner.shutting_down = true;
             match self.shared.journal {
                 None => inner.state.end_queued(Instant::now(), &response),
                 Some(_) => inner.let_go_of_queued(),
             }
+            inner.ring_all();
         });
-        self.shared.work.notify_waiters();
     }
 
-    /// Ends the streams of all who wait, as nothing more will happen here.
+    /// Waits during a shutdown until no worker has anything any more.
+    pub async fn drained(&self) {
+        loop {
+            let mut rung = std::pin::pin!(self.shared.drained.notified());
+            rung.as_mut().enable();
+            if self.running() == 0 {
+                return;
+            }
+            rung.await;
+        }
+    }
+
+    /// Ends the streams of all who wait, as nothing more will happen here. What has not ended is the next process's, or
+    /// nobody's: then those who wait for it are told.
     pub fn let_go(&self) {
+        if !self.has_journal() {
+            let text =
+                "the server was shut down before the action ended; what its worker makes of it is lost";
+            self.update(|inner| inner.state.end_all(Instant::now(), &unavailable(text)));
+        }
         self.lock().watchers.clear();
     }
 
@@ -268,8 +284,7 @@ impl LocalQueue {
         for cancel in inner.cancels.values() {
             cancel.send_replace(true);
         }
-        drop(inner);
-        self.shared.work.notify_waiters();
+        inner.ring_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -280,8 +295,9 @@ impl LocalQueue {
     fn update<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.lock();
         let changed = change(&mut inner);
-        if inner.settle(self) {
-            self.shared.work.notify_waiters();
+        inner.settle(self);
+        if inner.shutting_down && inner.state.running() == 0 {
+            self.shared.drained.notify_waiters();
         }
         self.expire(&mut inner);
         let released = inner.state.take_released();
@@ -304,23 +320,21 @@ impl LocalQueue {
             journal.note(changes);
         }
     }
-
-    fn try_assign(&self, worker: WorkerId) -> Option<Assignment> {
-        self.update(|inner| {
-            if inner.shutting_down {
-                return None;
-            }
-            let given = inner.state.assign(Instant::now(), worker)?;
-            let (sender, cancelled) = watch::channel(false);
-            inner.cancels.insert(given.run, sender);
-            Some(Assignment { run: given.run, job: given.job, queued_at: given.queued_at, cancelled })
-        })
-    }
 }
 
 impl Inner {
-    /// Tells everybody what the last mutation changed; true when there is something to tell workers.
-    fn settle(&mut self, queue: &LocalQueue) -> bool {
+    fn assign(&mut self, worker: WorkerId) -> Option<Assignment> {
+        if self.shutting_down {
+            return None;
+        }
+        let given = self.state.assign(Instant::now(), worker)?;
+        let (sender, cancelled) = watch::channel(false);
+        self.cancels.insert(given.run, sender);
+        Some(Assignment { run: given.run, job: given.job, queued_at: given.queued_at, cancelled })
+    }
+
+    /// Tells everybody what the last mutation changed.
+    fn settle(&mut self, queue: &LocalQueue) {
         for name in self.state.take_changed() {
             let Some(view) = self.state.view(&name) else { continue };
             let ended = matches!(view.stage, Stage::Completed(_));
@@ -335,16 +349,17 @@ impl Inner {
                 self.watchers.remove(&name);
             }
         }
-        let abandoned = self.state.take_abandoned();
-        for run in &abandoned {
-            if let Some(cancel) = self.cancels.get(run) {
+        for run in self.state.take_abandoned() {
+            if let Some(cancel) = self.cancels.get(&run) {
                 cancel.send_replace(true);
             }
         }
         for run in self.state.take_untied() {
             self.cancels.remove(&run);
         }
-        !abandoned.is_empty()
+        for worker in self.state.take_called(Instant::now()) {
+            self.ring(worker);
+        }
     }
 
     /// Ends the streams of those who wait for what no worker has.
@@ -361,6 +376,11 @@ fn is_cacheable(job: &Job, response: &reapi::ExecuteResponse) -> bool {
     ok && !job.do_not_cache && response.result.as_ref().is_some_and(|result| result.exit_code == 0)
 }
 
+fn unavailable(text: &str) -> reapi::ExecuteResponse {
+    let status = rpc::Status { code: rpc::Code::Unavailable.into(), message: text.into(), details: vec![] };
+    reapi::ExecuteResponse { status: Some(status), ..Default::default() }
+}
+
 fn was_cancelled(response: &reapi::ExecuteResponse) -> bool {
     response.status.as_ref().is_some_and(|status| status.code == rpc::Code::Cancelled as i32)
 }
@@ -368,7 +388,7 @@ fn was_cancelled(response: &reapi::ExecuteResponse) -> bool {
 #[async_trait]
 impl WorkQueue for LocalQueue {
     async fn register(&self, offer: Offer) -> WorkerId {
-        self.lock().state.add_worker(offer)
+        self.update(|inner| inner.state.add_worker(offer))
     }
 
     async fn unregister(&self, worker: WorkerId) {
@@ -376,17 +396,26 @@ impl WorkQueue for LocalQueue {
     }
 
     async fn next(&self, worker: WorkerId) -> Option<Assignment> {
+        let bell = self.bell(worker);
         loop {
             // Listen before looking, so that work that comes in between is not slept through.
-            let mut rung = std::pin::pin!(self.shared.work.notified());
+            let mut rung = std::pin::pin!(bell.rung());
             rung.as_mut().enable();
-            if self.lock().shutting_down {
-                return None;
+            let given = self.update(|inner| {
+                if inner.shutting_down || !inner.state.has_worker(worker) {
+                    return Err(());
+                }
+                let given = inner.assign(worker);
+                if given.is_none() {
+                    inner.state.sleep(worker);
+                }
+                Ok(given)
+            });
+            match given {
+                Err(()) => return None,
+                Ok(Some(assignment)) => return Some(assignment),
+                Ok(None) => rung.await,
             }
-            if let Some(assignment) = self.try_assign(worker) {
-                return Some(assignment);
-            }
-            rung.await;
         }
     }
 
@@ -401,8 +430,11 @@ impl WorkQueue for LocalQueue {
         }
         let job = {
             let inner = self.lock();
-            if inner.stopped && self.shared.journal.is_some() && was_cancelled(&response) {
-                return;
+            if inner.stopped && was_cancelled(&response) {
+                if self.shared.journal.is_some() {
+                    return;
+                }
+                response = unavailable("the server was shut down before the action ended");
             }
             inner.state.job_of(worker, run)
         };
@@ -416,6 +448,5 @@ impl WorkQueue for LocalQueue {
         }
         // A late report about a run that another worker has now changes nothing.
         self.update(|inner| inner.state.complete(Instant::now(), worker, run, response));
-        self.shared.work.notify_waiters();
     }
 }

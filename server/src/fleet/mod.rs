@@ -168,6 +168,8 @@ impl Fleet {
         if offer.leaving || leave || inner.paused.contains(&offer.name) {
             queue.drain(worker, true);
         }
+        // So that an older connection looks, and finds that it is one.
+        queue.bell(worker).ring();
         let connection = self.shared.connections.fetch_add(1, Ordering::Relaxed);
         let member = Member {
             worker,
@@ -200,6 +202,7 @@ impl Fleet {
         member.logs = joined.logs;
         let (leaving, worker) = (member.offer.leaving, member.worker);
         let queue = &self.shared.queue;
+        queue.absent(worker);
         if !queue.knows(worker) {
             inner.members.remove(name);
         } else if leaving && queue.runs_of(worker).is_empty() {

@@ -102,12 +102,13 @@ impl Session {
     ) -> Result<(), Status> {
         let lease = self.fleet.shared.limits.lease;
         let queue = self.fleet.shared.queue.clone();
+        let bell = queue.bell(self.joined.worker);
         let mut next = self.begin(&first);
         self.take(first, &mut next)?;
         let mut answer = true;
         loop {
             // Listen before looking, so that what comes in between is not slept through.
-            let mut rung = std::pin::pin!(queue.rung());
+            let mut rung = std::pin::pin!(bell.rung());
             rung.as_mut().enable();
             self.collect(&mut next)?;
             if answer || !is_empty(&next) {
@@ -123,6 +124,8 @@ impl Session {
                     Err(_) => return Err(Status::deadline_exceeded("the worker does not read its orders")),
                 }
             }
+            // Not while orders are read and sent: others would wait for it.
+            queue.sleep(self.joined.worker);
             tokio::select! {
                 report = reports.message() => match report {
                     Ok(Some(report)) => {
@@ -202,6 +205,10 @@ impl Session {
                 _ => orders.acknowledged.push(name),
             }
         }
+        for run in report.returned.iter().filter_map(|name| queue.parse_run_name(name)) {
+            queue.give_back(worker, run, &Loss::Returned);
+            self.given.remove(&run);
+        }
         let held: HashSet<RunId> = report.held.iter().filter_map(|name| queue.parse_run_name(name)).collect();
         for run in queue.runs_of(worker) {
             let named = self.given.get(&run).is_some_and(|given| given.sequence <= report.orders_seen);
@@ -239,7 +246,7 @@ impl Session {
         if !queue.knows(worker) {
             return Err(lost());
         }
-        if queue.is_shutting_down() {
+        if queue.is_shutting_down() && (queue.has_journal() || queue.runs_of(worker).is_empty()) {
             // It goes on with what it has, and reports it to the next process.
             return Err(Status::unavailable("the server is shutting down"));
         }

@@ -54,7 +54,9 @@ struct Inner {
     leave_heard: bool,
     /// What ends now was stopped, and is nobody's business here.
     stopped: bool,
-    /// Something that was stopped is held no more, and the server does not know.
+    /// Names of runs that were not begun and are for others, unreported.
+    returned: Vec<String>,
+    /// Something that was stopped or given back is held no more, and the server does not know.
     gone_unsent: bool,
 }
 
@@ -105,7 +107,9 @@ impl RemoteQueue {
         inner.offer_unsent = true;
         // What was not begun goes back: it is held no more.
         for assignment in std::mem::take(&mut inner.given) {
-            inner.forget(assignment.run);
+            if let Some(held) = inner.forget(assignment.run) {
+                inner.give_back(held.name);
+            }
         }
         drop(inner);
         self.shared.work.notify_waiters();
@@ -182,6 +186,7 @@ impl RemoteQueue {
             held: inner.runs.values().map(|held| held.name.clone()).collect(),
             orders_seen: inner.orders_seen,
             logs: self.shared.logs.take(),
+            returned: std::mem::take(&mut inner.returned),
             ..Default::default()
         };
         let mut bytes = 0;
@@ -221,9 +226,13 @@ impl RemoteQueue {
         for order in orders.runs {
             inner.begin(order);
         }
+        let news = inner.gone_unsent;
         drop(inner);
         self.shared.work.notify_waiters();
         self.shared.acknowledged.notify_waiters();
+        if news {
+            self.shared.news.notify_one();
+        }
         if orders.leave {
             self.shared.leave.send_replace(true);
         }
@@ -235,15 +244,25 @@ impl Inner {
         self.runs.get(self.names.get(name)?)
     }
 
-    fn forget(&mut self, id: RunId) {
-        if let Some(held) = self.runs.remove(&id) {
-            self.names.remove(&held.name);
-        }
+    fn forget(&mut self, id: RunId) -> Option<Held> {
+        let held = self.runs.remove(&id)?;
+        self.names.remove(&held.name);
+        Some(held)
+    }
+
+    /// Lets another worker have what was not begun.
+    fn give_back(&mut self, name: String) {
+        self.returned.push(name);
+        self.gone_unsent = true;
     }
 
     /// Takes a run in. What is not taken is not held, so that the server hears of it.
     fn begin(&mut self, order: wardian::RunOrder) {
         if self.leaving {
+            // One that it has and has begun is no other for being named again.
+            if !self.names.contains_key(&order.run) {
+                self.give_back(order.run);
+            }
             return;
         }
         if let Some(id) = self.names.get(&order.run).copied() {
@@ -370,6 +389,31 @@ mod tests {
             ..Default::default()
         };
         wardian::WorkerOrders { sequence, runs: vec![run], ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn who_leaves_gives_back_what_was_not_begun() {
+        let queue = RemoteQueue::new(RemoteLogs::default());
+        let worker = queue.register(Offer::default()).await;
+        let named = |sequence, name: &str| {
+            let mut orders = order(sequence);
+            orders.runs[0].run = name.into();
+            orders
+        };
+        queue.take(named(1, "begun"));
+        queue.next(worker).await.unwrap();
+        queue.take(named(2, "waits"));
+        queue.leave();
+        // On its way when the server did not know yet; and one that is there is not given back.
+        queue.take(named(3, "late"));
+        queue.take(named(4, "begun"));
+        assert_eq!(queue.news(), News::Urgent);
+        let report = queue.report();
+        assert_eq!(
+            (report.held, report.returned),
+            (vec!["begun".into()], vec!["waits".into(), "late".into()])
+        );
+        assert!(queue.report().returned.is_empty());
     }
 
     #[tokio::test]

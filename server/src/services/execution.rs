@@ -12,7 +12,7 @@ use wardian_proto::longrunning::{self, operation};
 use wardian_proto::{Digest, DigestFunction, InstanceName, pack_any, reapi, rpc, wardian};
 use wardian_runtime::{Failure, STREAM_NAMES, action};
 use wardian_scheduler::state::{View, Waiting};
-use wardian_scheduler::{Job, Operation, OperationName, Platform, Stage, SubmitError};
+use wardian_scheduler::{Job, JournalError, Operation, OperationName, Platform, Stage, SubmitError};
 
 use super::inline::Inline;
 use super::request_metadata;
@@ -187,7 +187,8 @@ fn submit_status(error: SubmitError) -> Status {
         | SubmitError::TenantQueueFull(_)
         | SubmitError::TenantTooManyOperations(_)
         | SubmitError::TooManyPlatforms(_)
-        | SubmitError::TooManyOperations(_) => retry_later(text, FULL_QUEUE_RETRY_SECONDS),
+        | SubmitError::TooManyOperations(_)
+        | SubmitError::Journal(JournalError::Behind(_)) => retry_later(text, FULL_QUEUE_RETRY_SECONDS),
         SubmitError::ShuttingDown | SubmitError::Journal(_) => Status::unavailable(text),
     }
 }

@@ -7,6 +7,7 @@ mod faults;
 mod proxy;
 mod restarts;
 mod secured;
+mod shutdown;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! The database, and the thread that brings it up to date.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -95,8 +96,8 @@ pub(super) struct Database {
 }
 
 impl Database {
+    /// Opens it. The caller has locked the folder.
     pub(super) fn open(folder: &Path) -> Result<Self, JournalError> {
-        std::fs::create_dir_all(folder)?;
         let (current, next, old) = (folder.join("db"), folder.join("next"), folder.join("old"));
         if !current.exists() && next.exists() {
             // It was complete before the old one was moved out of the way.
@@ -192,6 +193,23 @@ impl Database {
         let old = std::mem::replace(&mut self.db, open_at(&path("db"))?);
         drop(old);
         remove(&path("old"))
+    }
+}
+
+/// Keeps other processes out of a folder for as long as the file is open.
+pub(super) fn lock(folder: &Path) -> Result<File, JournalError> {
+    let file = File::options().create(true).append(true).open(folder.join("lock"))?;
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+            // An earlier process may be about to end.
+            Err(TryLockError::WouldBlock) if begun.elapsed() > LOCKED_TIME_MAX => {
+                return Err(JournalError::InUse(folder.to_owned()));
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCKED_PAUSE),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::database::{COMPACT_BYTES_MIN, OPERATION};
 use super::*;
 use crate::job::Invocation;
 use crate::platform::tests::platform;
-use crate::{LocalQueue, Offer, SchedulerLimits, Tenants, WorkQueue as _};
+use crate::{LocalQueue, Offer, SchedulerLimits, SubmitError, Tenants, WorkQueue as _};
 
 fn job(name: &str) -> Job {
     Job {
@@ -110,10 +110,16 @@ async fn a_journal_that_cannot_be_written_says_so() {
 async fn a_journal_that_is_open_elsewhere_is_no_damaged_one() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = Journal::open(folder.path()).unwrap();
+    // What looks like leftovers is what the first one is about to use: it writes its database anew, and its log.
+    let (next, log) = (folder.path().join("next"), folder.path().join("log-7777777777777777"));
+    std::fs::create_dir(&next).unwrap();
+    std::fs::write(&log, "").unwrap();
     let error = Journal::open(folder.path()).err().unwrap();
-    assert_eq!(error, JournalError::InUse(folder.path().join("db")));
-    drop(journal);
+    assert_eq!(error, JournalError::InUse(folder.path().to_owned()));
+    assert!(next.exists() && log.exists(), "the second one has touched nothing");
+    journal.close();
     assert!(Journal::open(folder.path()).is_ok());
+    assert!(!next.exists() && !log.exists());
 }
 
 /// Longer than any test: the database has nothing of a log before the journal is closed.
@@ -240,4 +246,24 @@ async fn a_name_that_nobody_has_is_not_noted() {
     assert!(second.operation(&waits.name).is_some() && second.operation(&joins.name).is_some());
     let priority = second.priority_of(&waits.name);
     assert_eq!(priority, Some(job("x").priority - 5), "as urgent as it was");
+}
+
+#[tokio::test]
+async fn nothing_is_taken_in_while_too_much_waits_to_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = std::sync::Arc::new(MemoryStore::new(1 << 20));
+    let action_cache = ActionCache::new(store.clone(), store);
+    let (limits, tenants) =
+        (SchedulerLimits { worker_grace: NEVER, ..SchedulerLimits::default() }, Tenants::default());
+    let (journal, left) = Journal::open(folder.path()).unwrap();
+    // Nobody writes any more.
+    journal.close();
+    let name = &names()[0];
+    journal.note((1..PENDING_CHANGES_MAX).map(|_| Change::Forgotten(name.clone())));
+    let (queue, _) = LocalQueue::restarted(limits, tenants, action_cache, (journal, left));
+    assert!(queue.submit(job("fits"), None).is_ok());
+    let error = queue.submit(job("does not"), None).err().unwrap();
+    assert_eq!(error, SubmitError::Journal(JournalError::Behind(PENDING_CHANGES_MAX)));
+    assert!(error.to_string().contains("100000"), "{error}");
+    assert_eq!(queue.load().queued_runs, 1, "what was refused is not there");
 }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::futures::Notified;
 use tokio::sync::watch;
 use wardian_proto::reapi;
 
@@ -39,9 +38,7 @@ impl LocalQueue {
 
     /// Gives a worker nothing more, or something again; false when there is none of that name.
     pub fn drain(&self, worker: WorkerId, draining: bool) -> bool {
-        let known = self.update(|inner| inner.state.drain(Instant::now(), worker, draining));
-        self.shared.work.notify_waiters();
-        known
+        self.update(|inner| inner.state.drain(Instant::now(), worker, draining))
     }
 
     /// Takes a worker away; what it has is queued again.
@@ -51,7 +48,6 @@ impl LocalQueue {
             // What was just queued again finds no worker any more.
             self.shut_down();
         }
-        self.shared.work.notify_waiters();
     }
 
     /// Every worker, in the order of joining.
@@ -66,12 +62,20 @@ impl LocalQueue {
 
     /// The next run for a worker, if there is one now.
     pub fn assign(&self, worker: WorkerId) -> Option<Assignment> {
-        self.try_assign(worker)
+        self.update(|inner| {
+            inner.state.wake(worker);
+            inner.assign(worker)
+        })
     }
 
-    /// Rung when there may be something to assign or to stop.
-    pub fn rung(&self) -> Notified<'_> {
-        self.shared.work.notified()
+    /// To be called by who listens to a worker's bell before it waits for it: it is not rung for work before.
+    pub fn sleep(&self, worker: WorkerId) {
+        self.update(|inner| inner.state.sleep(worker));
+    }
+
+    /// To be called when nobody listens to a worker's bell any more.
+    pub fn absent(&self, worker: WorkerId) {
+        self.update(|inner| inner.state.absent(worker));
     }
 
     /// Whether a worker that says it has a run shall go on with it: then what says that it is cancelled.
@@ -87,7 +91,6 @@ impl LocalQueue {
     /// Queues a run again that a worker was given and does not have.
     pub fn give_back(&self, worker: WorkerId, run: RunId, loss: &Loss) {
         self.update(|inner| inner.state.give_back(Instant::now(), worker, run, loss));
-        self.shared.work.notify_waiters();
     }
 
     /// Notes how far a run is that a worker has; a report about one that it has no more is ignored.

@@ -56,10 +56,17 @@ impl LocalQueue {
         if !restored.is_empty() {
             state.settle_until(now + NOT_SERVED_MAX);
         }
-        let inner = Inner { state, watchers, cancels: HashMap::new(), shutting_down: false, stopped: false };
+        let inner = Inner {
+            state,
+            watchers,
+            cancels: HashMap::new(),
+            bells: HashMap::new(),
+            shutting_down: false,
+            stopped: false,
+        };
         let shared = Shared {
             inner: Mutex::new(inner),
-            work: Notify::new(),
+            drained: Notify::new(),
             action_cache,
             epoch: journal.epoch(),
             journal: Some(journal),

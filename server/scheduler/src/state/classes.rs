@@ -7,6 +7,9 @@ use crate::fair::ClassId;
 use crate::job::WorkerId;
 use crate::platform::{Offer, Platform};
 
+/// Classes that have no run any more and are kept for the next one, so that nobody need be matched anew for each action.
+pub(super) const UNUSED_KEPT_MAX: usize = 64;
+
 /// What makes runs alike in the eyes of workers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ClassKey {
@@ -24,17 +27,21 @@ pub(super) struct Class {
     pub(super) key: ClassKey,
     /// Those that can.
     pub(super) workers: BTreeSet<WorkerId>,
+    /// Those of them that sleep and have a free slot.
+    pub(super) idle: BTreeSet<WorkerId>,
     /// Without any, when its runs are given up.
     pub(super) given_up_at: Option<Instant>,
     /// How many runs are of this class, waiting or not.
     members: usize,
 }
 
-/// All classes that have a run.
+/// All classes that have a run, and some that had one.
 #[derive(Debug, Default)]
 pub(super) struct Classes {
     ids: HashMap<ClassKey, ClassId>,
     classes: BTreeMap<ClassId, Class>,
+    /// Those without a run.
+    unused: BTreeSet<ClassId>,
     last_id: u64,
 }
 
@@ -42,6 +49,8 @@ pub(super) struct Classes {
 pub(super) struct Candidate<'a> {
     pub(super) id: WorkerId,
     pub(super) offer: &'a Offer,
+    /// It sleeps and has a free slot.
+    pub(super) idle: bool,
 }
 
 impl Class {
@@ -50,7 +59,17 @@ impl Class {
         let able: Vec<_> = candidates.filter(|c| c.offer.satisfies(&self.key.platform)).collect();
         let fresh = |c: &&Candidate<'_>| !self.key.avoid.contains(&c.offer.name);
         let only_lost = !able.iter().any(|c| fresh(&c));
-        self.workers = able.iter().filter(|c| only_lost || fresh(c)).map(|c| c.id).collect();
+        let members = || able.iter().filter(|c| only_lost || fresh(c));
+        self.workers = members().map(|c| c.id).collect();
+        self.idle = members().filter(|c| c.idle).map(|c| c.id).collect();
+    }
+
+    fn idles(&mut self, worker: WorkerId, idle: bool) {
+        if idle {
+            self.idle.insert(worker);
+        } else {
+            self.idle.remove(&worker);
+        }
     }
 }
 
@@ -62,38 +81,57 @@ impl Classes {
         candidates: impl Iterator<Item = Candidate<'a>>,
     ) -> ClassId {
         if let Some(id) = self.ids.get(&key) {
-            self.classes.get_mut(id).expect("ids and classes agree").members += 1;
+            let class = self.classes.get_mut(id).expect("ids and classes agree");
+            class.members += 1;
+            if self.unused.remove(id) {
+                // What was said of its last runs is not meant for this one.
+                class.given_up_at = None;
+            }
             return *id;
         }
         self.last_id += 1;
         let id = ClassId(self.last_id);
-        let mut class = Class { key: key.clone(), workers: BTreeSet::new(), given_up_at: None, members: 1 };
+        let mut class = Class {
+            key: key.clone(),
+            workers: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            given_up_at: None,
+            members: 1,
+        };
         class.match_up(candidates);
         self.ids.insert(key, id);
         self.classes.insert(id, class);
         id
     }
 
-    /// Whether there is such a class.
+    /// Whether there is such a class with a run.
     pub(super) fn has(&self, key: &ClassKey) -> bool {
-        self.ids.contains_key(key)
+        self.ids.get(key).is_some_and(|id| !self.unused.contains(id))
     }
 
     /// Counts a run out.
     pub(super) fn leave(&mut self, id: ClassId) {
         let class = self.classes.get_mut(&id).expect("runs are of a class");
         class.members -= 1;
-        if class.members == 0 {
-            let class = self.classes.remove(&id).expect("just seen");
+        if class.members > 0 {
+            return;
+        }
+        self.unused.insert(id);
+        // A class that avoids somebody is one run's, and has to be matched anew for every worker that comes.
+        let is_singular = !class.key.avoid.is_empty();
+        let dropped = if is_singular { Some(id) } else { self.unused.first().copied() };
+        if let Some(dropped) = dropped.filter(|_| is_singular || self.unused.len() > UNUSED_KEPT_MAX) {
+            self.unused.remove(&dropped);
+            let class = self.classes.remove(&dropped).expect("unused classes are there");
             self.ids.remove(&class.key);
         }
     }
 
-    /// Matches every class anew that this worker could change. `offer` is none when it takes no more work.
+    /// Matches every class anew that this worker could change. `now` is none when it takes no more work.
     pub(super) fn worker_changed<'a, C>(
         &mut self,
         worker: WorkerId,
-        offer: Option<&Offer>,
+        now: Option<Candidate<'_>>,
         candidates: impl Fn() -> C,
     ) where
         C: Iterator<Item = Candidate<'a>>,
@@ -101,10 +139,12 @@ impl Classes {
         for class in self.classes.values_mut() {
             if !class.key.avoid.is_empty() {
                 class.match_up(candidates());
-            } else if offer.is_some_and(|offer| offer.satisfies(&class.key.platform)) {
+            } else if let Some(now) = now.as_ref().filter(|now| now.offer.satisfies(&class.key.platform)) {
                 class.workers.insert(worker);
+                class.idles(worker, now.idle);
             } else {
                 class.workers.remove(&worker);
+                class.idle.remove(&worker);
             }
             if !class.workers.is_empty() {
                 class.given_up_at = None;
@@ -112,8 +152,19 @@ impl Classes {
         }
     }
 
+    /// Notes in every class of a worker whether it sleeps and has a free slot.
+    pub(super) fn worker_idles(&mut self, worker: WorkerId, idle: bool) {
+        for class in self.classes.values_mut().filter(|class| class.workers.contains(&worker)) {
+            class.idles(worker, idle);
+        }
+    }
+
     pub(super) fn get(&self, id: ClassId) -> &Class {
         &self.classes[&id]
+    }
+
+    pub(super) fn find(&self, id: ClassId) -> Option<&Class> {
+        self.classes.get(&id)
     }
 
     pub(super) fn get_mut(&mut self, id: ClassId) -> &mut Class {
@@ -128,7 +179,8 @@ impl Classes {
         self.classes.values_mut()
     }
 
+    /// How many have a run.
     pub(super) fn len(&self) -> usize {
-        self.classes.len()
+        self.classes.len() - self.unused.len()
     }
 }

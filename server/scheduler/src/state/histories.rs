@@ -1,5 +1,6 @@
 //! Random histories. After every step [`Scheduler::check`] looks at all books; here is what must hold from the
-//! outside: nothing is lost, nothing runs twice at once except after its worker was lost, and everybody who waits gets an end.
+//! outside: nothing is lost, nothing runs twice at once except after its worker was lost, everybody who waits gets an end,
+//! and no worker sleeps that could be given something while none was called.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -35,6 +36,10 @@ enum Step {
     Lose(u8),
     Drain(u8, bool),
     Assign(u8),
+    /// Whoever was called looks, and so do those that are called then.
+    Answer,
+    /// Nobody listens on a worker's behalf any more.
+    Absent(u8),
     Complete(u8),
     /// A report of a worker that lost the run in the meantime.
     CompleteLate(u8),
@@ -63,6 +68,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Lose),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(worker, on)| Step::Drain(worker, on)),
         8 => any::<u8>().prop_map(Step::Assign),
+        6 => Just(Step::Answer),
+        1 => any::<u8>().prop_map(Step::Absent),
         5 => any::<u8>().prop_map(Step::Complete),
         1 => any::<u8>().prop_map(Step::CompleteLate),
         1 => prop::bool::weighted(0.2).prop_map(Step::Pause),
@@ -77,6 +84,8 @@ struct World {
     /// Every operation that was neither cancelled nor deleted.
     wanted: Vec<OperationName>,
     workers: Vec<WorkerId>,
+    /// Those that were called and have not looked.
+    called: BTreeSet<WorkerId>,
     /// What each run was given to, by the workers' own belief.
     running: BTreeMap<RunId, BTreeSet<WorkerId>>,
     late: Vec<(WorkerId, RunId)>,
@@ -114,6 +123,7 @@ impl World {
             now: Instant::now(),
             wanted: Vec::new(),
             workers: Vec::new(),
+            called: BTreeSet::new(),
             running: BTreeMap::new(),
             late: Vec::new(),
         }
@@ -156,7 +166,11 @@ impl World {
     }
 
     fn assign(&mut self, worker: WorkerId) -> bool {
-        let Some(given) = self.scheduler.assign(self.now, worker) else { return false };
+        self.called.remove(&worker);
+        let Some(given) = self.scheduler.assign(self.now, worker) else {
+            self.scheduler.sleep(worker);
+            return false;
+        };
         assert_eq!(self.scheduler.runs_of(worker).iter().filter(|run| **run == given.run).count(), 1);
         let holders = self.running.entry(given.run).or_default();
         // Whoever else believes to have it was taken away since.
@@ -183,6 +197,21 @@ impl World {
                 holders.iter().filter(|holder| !known.contains(holder)).map(|holder| (*holder, *run)),
             );
         }
+    }
+
+    /// Everybody looks who was called, as often as there is something.
+    fn answer(&mut self) {
+        for _ in 0..1_000 {
+            self.hear();
+            let Some(worker) = self.called.first().copied() else { return };
+            while self.assign(worker) {}
+        }
+        panic!("workers are called for ever");
+    }
+
+    fn hear(&mut self) {
+        self.called.extend(self.scheduler.take_called(self.now));
+        self.called.retain(|worker| self.workers.contains(worker));
     }
 
     fn has(&self, worker: WorkerId) -> Vec<RunId> {
@@ -222,6 +251,13 @@ impl World {
                     self.assign(worker);
                 }
             }
+            Step::Answer => self.answer(),
+            Step::Absent(number) => {
+                if let Some(worker) = pick(&self.workers, *number) {
+                    self.called.remove(&worker);
+                    self.scheduler.absent(worker);
+                }
+            }
             Step::Complete(number) => {
                 if let Some(worker) = pick(&self.workers, *number)
                     && let Some(run) = self.has(worker).first().copied()
@@ -243,6 +279,11 @@ impl World {
                 self.forget_lost();
             }
         }
+        self.hear();
+        let could = |worker: &WorkerId| self.scheduler.has_something_for(*worker);
+        if self.called.is_empty() && !self.scheduler.paused {
+            assert!(!self.workers.iter().any(could), "nothing waits for a worker that nobody calls");
+        }
         for operation in &self.wanted {
             let view = self.scheduler.view(operation).expect("nobody's operation is lost");
             let waits = self.scheduler.waiting(operation);
@@ -259,6 +300,7 @@ impl World {
         self.join(true, 2, false);
         for _ in 0..1_000 {
             let mut busy = false;
+            self.answer();
             for worker in self.workers.clone() {
                 busy |= self.assign(worker);
                 for run in self.has(worker) {

@@ -4,6 +4,7 @@
 //! Identical actions in flight share a run. Every mutation notes the operations it touched in
 //! [`Scheduler::take_changed`], so that the shell can tell those who wait.
 
+mod calls;
 mod classes;
 mod figures;
 mod operations;
@@ -22,6 +23,7 @@ pub(crate) use self::run::LiveRun;
 pub use self::run::{Attempt, Given, Stage, View, WaitReason, Waiting};
 pub use self::workers::WorkerView;
 
+use self::calls::Stirred;
 use self::classes::{ClassKey, Classes};
 use self::operations::{Op, Operations};
 use self::run::{Run, Standing};
@@ -55,6 +57,7 @@ pub struct Scheduler {
     paused: bool,
     /// Nothing is started until then.
     settling_until: Option<Instant>,
+    stirred: Stirred,
     totals: Totals,
     changed: Vec<OperationName>,
     abandoned: Vec<RunId>,
@@ -141,6 +144,7 @@ impl Scheduler {
             memory: job.memory_bytes,
         };
         self.queue.push(id, &place, policy.weight);
+        self.stirred.class(place.class);
         let run = Run {
             job: Arc::new(job),
             operations: vec![operation.clone()],
@@ -178,6 +182,7 @@ impl Scheduler {
     /// Starts nothing more until it is told otherwise. What runs goes on, and what comes in is queued.
     pub fn pause(&mut self, paused: bool) {
         self.paused = paused;
+        self.stirred.all();
     }
 
     /// Whether workers may still report what they run from before a restart, so that nothing is started yet.
@@ -231,6 +236,7 @@ impl Scheduler {
             self.forget_run(now, id);
         } else if nobody_waits {
             // The slot is free only when the worker says so; until then nobody may join.
+            self.stirred.tell(self.runs[&id].worker().expect("it is not queued"));
             self.unjoin(id);
             self.abandoned.push(id);
         }
@@ -243,6 +249,15 @@ impl Scheduler {
         let waiting: Vec<RunId> =
             self.runs.iter().filter(|(_, run)| run.worker().is_none()).map(|(id, _)| *id).collect();
         for id in waiting {
+            self.end_run(now, id, response.clone());
+        }
+        self.check();
+    }
+
+    /// Ends every operation.
+    pub fn end_all(&mut self, now: Instant, response: &reapi::ExecuteResponse) {
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        for id in runs {
             self.end_run(now, id, response.clone());
         }
         self.check();
@@ -265,6 +280,7 @@ impl Scheduler {
         self.settling_until = self.settling_until.filter(|until| now < *until);
         self.lose_silent_workers(now);
         self.give_up_unserved(now);
+        self.stirred.due();
         self.check();
     }
 
@@ -412,7 +428,9 @@ impl Scheduler {
             Standing::At { .. } => self.take_from_worker(now, id, &mut run),
         }
         self.classes.leave(run.place.class);
-        self.kept_free.remove(&id);
+        if let Some(kept) = self.kept_free.remove(&id) {
+            self.stirred.worker(kept);
+        }
         self.released.extend(run.held.take());
         run
     }
@@ -446,6 +464,11 @@ impl Scheduler {
             assert!(worker.runs.iter().all(|run| self.runs[run].worker() == Some(*id)));
             let memory: u64 = worker.runs.iter().map(|run| self.runs[run].place.memory).sum();
             assert_eq!(memory, worker.memory_used);
+            assert_eq!(worker.idle, worker.is_idle());
+        }
+        for (_, class) in self.classes.iter() {
+            let idle = class.workers.iter().filter(|worker| self.workers[worker].idle);
+            assert!(idle.eq(&class.idle));
         }
         let running: usize = self.workers.values().map(|worker| worker.runs.len()).sum();
         assert_eq!(running, self.runs.len() - waiting);

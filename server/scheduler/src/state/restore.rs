@@ -65,6 +65,7 @@ impl Scheduler {
             memory: job.memory_bytes,
         };
         self.queue.push(id, &place, self.tenants.policy(&job.instance).weight);
+        self.stirred.class(place.class);
         let run = Run {
             job: Arc::new(job),
             operations: vec![name.clone()],

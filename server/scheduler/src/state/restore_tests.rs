@@ -1,26 +1,14 @@
 //! Workers that come back, and what they bring along.
 
-use wardian_proto::DigestFunction;
-
 use super::*;
 use crate::figures::Loss;
-use crate::job::Invocation;
 use crate::platform::Offer;
-use crate::platform::tests::{offer, platform};
+use crate::platform::tests::offer;
 
 const WALL: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn job(name: &str, memory_bytes: u64) -> Job {
-    Job {
-        instance: InstanceName::default(),
-        action: DigestFunction::Sha256.digest(name.as_bytes()),
-        requested: DigestFunction::Sha256.digest(name.as_bytes()),
-        platform: platform(&[("OSFamily", "linux")]),
-        priority: 0,
-        do_not_cache: false,
-        invocation: Invocation::default(),
-        memory_bytes,
-    }
+    Job { memory_bytes, ..super::tests::job(name) }
 }
 
 fn linux(name: &str) -> Offer {
@@ -118,6 +106,8 @@ fn starts_that_never_were_are_not_counted() {
     for _ in 0..10 {
         let run = s.assign(now, worker).unwrap().run;
         s.give_back(now, worker, run, &Loss::NotReceived);
+        let run = s.assign(now, worker).unwrap().run;
+        s.give_back(now, worker, run, &Loss::Returned);
     }
     // Silent for longer than its lease, again and again, and at it all the time.
     let run = s.assign(now, worker).unwrap().run;

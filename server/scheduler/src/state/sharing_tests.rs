@@ -408,3 +408,26 @@ fn a_tenant_cannot_fill_the_queue_by_joining() {
     assert!(story.status(&first).is_none(), "it ended well");
     refused(&mut story).unwrap();
 }
+
+#[test]
+fn what_was_said_of_earlier_runs_is_not_meant_for_the_next_and_few_are_remembered() {
+    let limits = SchedulerLimits { worker_grace: Duration::from_secs(90), ..SchedulerLimits::default() };
+    let mut story = Story::new(limits, &[]);
+    let job = Job { do_not_cache: true, ..story.job("", "") };
+    let first = story.submit(job.clone());
+    assert!(story.s.cancel(story.now, &first, ok()));
+    story.now += Duration::from_secs(80);
+    let second = story.submit(job);
+    story.now += Duration::from_secs(20);
+    story.s.tick(story.now);
+    assert!(story.s.waiting(&second).is_some(), "its own grace is not over");
+    story.now += Duration::from_secs(70);
+    story.s.tick(story.now);
+    assert!(story.s.waiting(&second).is_none());
+    for memory_bytes in 1..200 {
+        let job = Job { memory_bytes, ..story.job("", "") };
+        let operation = story.submit(job);
+        assert!(story.s.cancel(story.now, &operation, ok()));
+    }
+    assert_eq!((story.s.classes.len(), story.s.classes.iter().count()), (0, classes::UNUSED_KEPT_MAX));
+}

@@ -9,7 +9,7 @@ use crate::figures::Loss;
 use crate::job::Invocation;
 use crate::platform::tests::{offer, platform};
 
-fn job(name: &str) -> Job {
+pub(super) fn job(name: &str) -> Job {
     Job {
         instance: InstanceName::default(),
         action: DigestFunction::Sha256.digest(name.as_bytes()),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wardian_proto::{InstanceName, rpc};
+use wardian_proto::rpc;
 
 use super::classes::{Candidate, ClassKey};
 use super::run::{Attempt, Given, Run, Standing};
@@ -29,6 +29,10 @@ pub(super) struct Worker {
     pub(super) memory_used: u64,
     /// It finishes what it has and gets nothing more.
     draining: bool,
+    /// It looked, found nothing, and waits to be called.
+    pub(super) asleep: bool,
+    /// It is asleep and could be given something, as the classes know.
+    pub(super) idle: bool,
     /// When it counts as lost unless it is heard of before.
     lease: Option<Instant>,
 }
@@ -62,22 +66,34 @@ impl Worker {
         self.offer.memory_bytes.map_or(u64::MAX, |all| all.saturating_sub(self.memory_used))
     }
 
+    fn candidate(&self, id: WorkerId) -> Option<Candidate<'_>> {
+        Some(Candidate { id, offer: self.takes_work()?, idle: self.idle })
+    }
+
     /// Whether a run fits beside those it has. One that could never fit may run alone.
-    fn has_room(&self, memory: u64) -> bool {
+    pub(super) fn has_room(&self, memory: u64) -> bool {
         self.runs.is_empty() || memory <= self.free_memory()
     }
 }
 
 /// Those that can be given something.
 pub(super) fn candidates(workers: &BTreeMap<WorkerId, Worker>) -> impl Iterator<Item = Candidate<'_>> {
-    workers.iter().filter_map(|(id, worker)| Some(Candidate { id: *id, offer: worker.takes_work()? }))
+    workers.iter().filter_map(|(id, worker)| worker.candidate(*id))
 }
 
 impl Scheduler {
     /// Adds a worker.
     pub fn add_worker(&mut self, offer: Offer) -> WorkerId {
         let id = WorkerId(self.fresh_id());
-        let worker = Worker { offer, runs: BTreeSet::new(), memory_used: 0, draining: false, lease: None };
+        let worker = Worker {
+            offer,
+            runs: BTreeSet::new(),
+            memory_used: 0,
+            draining: false,
+            asleep: false,
+            idle: false,
+            lease: None,
+        };
         self.workers.insert(id, worker);
         self.worker_changed(id);
         id
@@ -98,6 +114,7 @@ impl Scheduler {
     pub fn drain(&mut self, now: Instant, worker: WorkerId, draining: bool) -> bool {
         let Some(entry) = self.workers.get_mut(&worker) else { return false };
         entry.draining = draining;
+        self.stirred.tell(worker);
         self.kept_free.retain(|_, kept| !draining || *kept != worker);
         self.worker_changed(worker);
         self.note_unserved(now);
@@ -115,6 +132,7 @@ impl Scheduler {
         }
         self.totals.count_gone(loss);
         self.workers.remove(&worker);
+        self.stirred.tell(worker);
         self.kept_free.retain(|_, kept| *kept != worker);
         self.worker_changed(worker);
         for id in lost {
@@ -127,7 +145,7 @@ impl Scheduler {
     /// Queues a run again whose worker was lost.
     fn try_again(&mut self, now: Instant, id: RunId) {
         let run = self.runs.get_mut(&id).expect("callers name a run that exists");
-        let starts = run.attempts.iter().filter(|attempt| attempt.reason != Loss::NotReceived).count();
+        let starts = run.attempts.iter().filter(|attempt| attempt.reason.may_have_begun()).count();
         let given_up = starts >= self.limits.attempts_max || run.attempts.len() >= ATTEMPTS_KEPT_MAX;
         if !run.operations.is_empty() && !given_up {
             let avoid = run.attempts.iter().map(|attempt| attempt.worker.clone()).collect();
@@ -137,6 +155,7 @@ impl Scheduler {
             run.place.class = self.classes.join(key, candidates(&self.workers));
             self.classes.leave(before);
             self.queue.push(id, &run.place, self.tenants.policy(&run.place.tenant).weight);
+            self.stirred.class(run.place.class);
             self.changed.extend(run.operations.iter().cloned());
             return;
         }
@@ -153,20 +172,14 @@ impl Scheduler {
 
     /// Gives a worker with a free slot the run that goes next among those it can serve.
     pub fn assign(&mut self, now: Instant, worker: WorkerId) -> Option<Given> {
+        let able = self.able(worker);
+        // What it leaves is for others.
+        able.iter().for_each(|class| self.stirred.class(*class));
         let entry = self.workers.get(&worker)?;
         if self.paused || self.is_settling(now) || entry.draining || entry.free_slots() == 0 {
             return None;
         }
-        let able: Vec<ClassId> = self
-            .classes
-            .iter()
-            .filter(|(id, class)| class.workers.contains(&worker) && self.queue.len_of(*id) > 0)
-            .map(|(id, _)| id)
-            .collect();
-        let may_start = |tenant: &InstanceName, class: ClassId| {
-            self.tenant_limit(tenant, self.classes.get(class).key.memory).is_none()
-        };
-        let (first, class) = self.queue.next(&able, may_start)?;
+        let (first, class) = self.queue.next(&able, |tenant, class| self.may_start(tenant, class))?;
         if entry.has_room(self.classes.get(class).key.memory) {
             return Some(self.give(now, worker, first));
         }
@@ -178,10 +191,7 @@ impl Scheduler {
             .into_iter()
             .filter(|class| self.workers[&worker].has_room(self.classes.get(*class).key.memory))
             .collect();
-        let may_start = |tenant: &InstanceName, class: ClassId| {
-            self.tenant_limit(tenant, self.classes.get(class).key.memory).is_none()
-        };
-        let (run, _) = self.queue.next(&roomy, may_start)?;
+        let (run, _) = self.queue.next(&roomy, |tenant, class| self.may_start(tenant, class))?;
         Some(self.give(now, worker, run))
     }
 
@@ -196,7 +206,9 @@ impl Scheduler {
         let charges = self.queue.start(id, &run.place);
         run.standing = Standing::At { worker, charges, metadata: Box::default() };
         run.since = now;
-        self.kept_free.remove(&id);
+        if let Some(kept) = self.kept_free.remove(&id) {
+            self.stirred.worker(kept);
+        }
         let entry = self.workers.get_mut(&worker).expect("callers name a worker that exists");
         entry.runs.insert(id);
         entry.memory_used += run.place.memory;
@@ -207,6 +219,7 @@ impl Scheduler {
             queued_at: run.queued_at,
             attempt: run.attempts.len() + 1,
         };
+        self.note_idle(worker);
         self.check();
         given
     }
@@ -295,12 +308,23 @@ impl Scheduler {
         let entry = self.workers.get_mut(&worker).expect("runs stand with workers that exist");
         entry.runs.remove(&id);
         entry.memory_used -= run.place.memory;
+        self.note_idle(worker);
+        self.stirred.worker(worker);
+        let policy = self.tenants.policy(&run.place.tenant);
+        if policy.running_max.is_some() || policy.memory_bytes_max.is_some() {
+            // Its next run may be one for other workers.
+            self.stirred.all();
+        }
     }
 
     fn worker_changed(&mut self, worker: WorkerId) {
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.idle = entry.is_idle();
+        }
         let (classes, workers) = (&mut self.classes, &self.workers);
-        let offer = workers.get(&worker).and_then(Worker::takes_work);
-        classes.worker_changed(worker, offer, || candidates(workers));
+        let now = workers.get(&worker).and_then(|entry| entry.candidate(worker));
+        classes.worker_changed(worker, now, || candidates(workers));
+        self.stirred.all();
         // Nobody is kept free for what it may not be given any more.
         let (kept, runs) = (&mut self.kept_free, &self.runs);
         kept.retain(|run, at| {
