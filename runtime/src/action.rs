@@ -329,6 +329,16 @@ async fn read_message<M: Message + Default>(
     M::decode(bytes).map_err(|error| Failure::InvalidArgument(format!("blob {digest} is no {what}: {error}")))
 }
 
+/// Whether a platform says that its commands are WebAssembly, or that they are not; `None` when that is for the tool to
+/// show.
+pub fn is_wasm_by_platform(platform: &Platform) -> Option<bool> {
+    match (platform.get("OSFamily"), platform.get("ISA")) {
+        (Some(family), _) => Some(family == "wasi"),
+        (None, Some(isa)) => Some(isa == "wasm32"),
+        (None, None) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -291,13 +291,9 @@ impl Worker {
                 spec.working_directory
             )));
         }
-        let wasm = match spec.platform.get("OSFamily") {
-            Some("wasi") => true,
-            Some(_) => false,
-            None => {
-                let isa = spec.platform.get("ISA");
-                isa == Some("wasm32") || (isa.is_none() && self.wasm.is_wasm(tree, spec).await?)
-            }
+        let wasm = match action::is_wasm_by_platform(&spec.platform) {
+            Some(said) => said,
+            None => self.wasm.is_wasm(tree, spec).await?,
         };
         let isa_fits = |isa: &str| (isa == "wasm32") == wasm;
         if let Some((_, isa)) = spec.platform.iter().find(|(name, value)| *name == "ISA" && !isa_fits(value))

@@ -2,7 +2,8 @@
 
 use toml::{Table, Value};
 use wardian_proto::{DigestFunction, DigestFunctions, InstanceName};
-use wardian_scheduler::{TenantPolicy, WEIGHT_MAX};
+use wardian_runtime::action::is_wasm_by_platform;
+use wardian_scheduler::{Platform, TenantPolicy, WEIGHT_MAX};
 
 /// One instance: a name that clients send, with an action cache of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,12 +14,34 @@ pub struct Instance {
     pub digest_functions: DigestFunctions,
     /// What it may have of the queue and the workers.
     pub share: TenantPolicy,
+    /// Where its native actions may run.
+    pub native: NativeActions,
+}
+
+/// Where actions of an instance may run that are not WebAssembly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NativeActions {
+    /// On every worker that runs such.
+    #[default]
+    Any,
+    /// Only on workers that run them in sandboxes.
+    Sandboxed,
+}
+
+impl NativeActions {
+    const WORDS: [(&str, Self); 2] = [("any", Self::Any), ("sandboxed", Self::Sandboxed)];
 }
 
 impl Instance {
     /// An instance that shares the workers evenly with others.
     pub fn new(name: InstanceName, digest_functions: DigestFunctions) -> Self {
-        Self { name, digest_functions, share: TenantPolicy::default() }
+        Self { name, digest_functions, share: TenantPolicy::default(), native: NativeActions::Any }
+    }
+
+    /// Whether an action with that platform may only go to a worker with sandboxes. What the platform does not say
+    /// to be WebAssembly counts as native here: nobody has looked at the tool yet.
+    pub(crate) fn demands_sandbox(&self, platform: &Platform) -> bool {
+        self.native == NativeActions::Sandboxed && is_wasm_by_platform(platform) != Some(true)
     }
 }
 
@@ -31,6 +54,7 @@ const TABLE_KEYS: &[&str] = &[
     "queued_max",
     "memory_bytes_max",
     "operations_max",
+    "native",
 ];
 
 /// Reads `instances`: names, or tables of a name and what is different there.
@@ -69,7 +93,14 @@ fn parse_table(table: &Table, shared: &DigestFunctions) -> Result<Instance, Stri
         }
         Some(_) => return Err("digest_functions must be a list of texts".into()),
     };
-    Ok(Instance { name: parse_name(name)?, digest_functions, share: parse_share(table)? })
+    let native = match table.get("native") {
+        None => NativeActions::Any,
+        Some(word) => {
+            let known = NativeActions::WORDS.iter().find(|(name, _)| word.as_str() == Some(name));
+            known.ok_or("native must be \"any\" or \"sandboxed\"")?.1
+        }
+    };
+    Ok(Instance { name: parse_name(name)?, digest_functions, share: parse_share(table)?, native })
 }
 
 fn parse_share(table: &Table) -> Result<TenantPolicy, String> {
@@ -145,6 +176,23 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_may_want_native_actions_in_sandboxes() {
+        let instances = parse(r#"["", { name = "ci", native = "sandboxed" }]"#).unwrap();
+        assert_eq!(instances[1].native, NativeActions::Sandboxed);
+        let none = Platform::default();
+        assert!(!instances[0].demands_sandbox(&none));
+        for (platform, demanded) in [
+            (none.clone(), true),
+            (none.clone().with("OSFamily", "linux"), true),
+            (none.clone().with("OSFamily", "linux").with("ISA", "wasm32"), true),
+            (none.clone().with("OSFamily", "wasi"), false),
+            (none.with("ISA", "wasm32"), false),
+        ] {
+            assert_eq!(instances[1].demands_sandbox(&platform), demanded, "{platform:?}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, word) in [
             ("[]", "no instance"),
@@ -158,6 +206,7 @@ mod tests {
             (r#"[{ name = "a", digest_functions = ["VSO"] }]"#, "no digest function"),
             (r#"[{ name = "a", colour = "green" }]"#, "unknown key"),
             (r#"[{ name = "a", weight = 0 }]"#, "between 1 and 1000"),
+            (r#"[{ name = "a", native = "never" }]"#, "native must be"),
             (r#"[{ name = "a", running_max = "many" }]"#, "running_max must be"),
         ] {
             let error = parse(text).unwrap_err();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use wardian_runtime::{Baseline, CompileSettings, SandboxMode, SandboxSettings};
+use wardian_runtime::{Baseline, CompileSettings, SandboxMode, SandboxSettings, SystemCalls};
 
 use super::WorkerSettings;
 use super::section::{SECONDS_MAX, Section};
@@ -61,6 +61,11 @@ fn sandbox(section: &mut Section<'_>, sandbox: &mut SandboxSettings) {
     section.text("mode", |word| {
         let known = SandboxMode::WORDS.iter().find(|(name, _)| *name == word);
         sandbox.mode = known.ok_or("is none of \"auto\", \"require\", \"none\"")?.1;
+        Ok(())
+    });
+    section.text("system_calls", |word| {
+        let known = SystemCalls::WORDS.iter().find(|(name, _)| *name == word);
+        sandbox.system_calls = known.ok_or("is none of \"filtered\", \"all\"")?.1;
         Ok(())
     });
     section.boolean("network", &mut sandbox.network);

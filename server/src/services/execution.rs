@@ -28,6 +28,9 @@ const QUEUED_NEWS_INTERVAL: Duration = Duration::from_secs(10);
 /// When a client that met a full queue may ask again: actions that wait are gone one by one, so soon.
 const FULL_QUEUE_RETRY_SECONDS: i64 = 1;
 
+/// What workers offer that run native actions in sandboxes.
+const SANDBOX: (&str, &str) = ("sandbox", "namespaces");
+
 pub(super) struct Execution(pub(super) Arc<Context>);
 
 type OperationStream = BoxStream<'static, Result<longrunning::Operation, Status>>;
@@ -120,6 +123,8 @@ impl reapi::execution_server::Execution for Execution {
         };
         let platform =
             action::read_platform(blobs, &action, &run, limits).await.map_err(|f| failure_status(&f))?;
+        let sandboxed = instance.demands_sandbox(&platform);
+        let platform = if sandboxed { platform.with(SANDBOX.0, SANDBOX.1) } else { platform };
         let job = Job {
             instance: instance.name.clone(),
             action: run,
@@ -130,7 +135,15 @@ impl reapi::execution_server::Execution for Execution {
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
             do_not_cache: action.do_not_cache,
         };
-        let operation = self.0.queue.submit(job, Some(inputs)).map_err(submit_status)?;
+        let submitted = self.0.queue.submit(job, Some(inputs));
+        let operation = submitted.map_err(|error| match error {
+            SubmitError::Unsatisfiable(_) if sandboxed => Status::failed_precondition(format!(
+                "{error}; native actions of instance {:?} run in sandboxes only (its setting `native`), and an action \
+                 for WebAssembly says so with OSFamily=wasi",
+                instance.name.as_str()
+            )),
+            error => submit_status(error),
+        })?;
         // Before the client learns its name.
         self.0.queue.kept(&operation).await.map_err(|error| submit_status(error.into()))?;
         Ok(Response::new(follow(Arc::clone(&self.0), operation, hints)))

@@ -32,6 +32,7 @@ mod pins;
 mod reflection;
 mod requests;
 mod sandbox;
+mod sandbox_calls;
 mod tiers;
 mod tls;
 mod toolchains;

@@ -10,10 +10,11 @@ use std::time::Duration;
 use tonic::Code;
 use wardian_runtime::{SandboxMode, SandboxSettings};
 use wardian_server::config::Config;
+use wardian_server::instance::NativeActions;
 use wardian_tests::{TestAction, TestServer, until};
 
 /// A server whose native actions run in sandboxes; `None` where there can be none.
-async fn server_with(configure: impl FnOnce(&mut Config)) -> Option<TestServer> {
+pub(crate) async fn server_with(configure: impl FnOnce(&mut Config)) -> Option<TestServer> {
     let server = TestServer::with(|config| {
         config.worker.sandbox.mode = SandboxMode::Auto;
         configure(config);
@@ -32,7 +33,7 @@ async fn server_with(configure: impl FnOnce(&mut Config)) -> Option<TestServer> 
     }
 }
 
-async fn server() -> Option<TestServer> {
+pub(crate) async fn server() -> Option<TestServer> {
     server_with(|_| {}).await
 }
 
@@ -186,6 +187,28 @@ async fn no_action_can_choose_to_go_without_a_sandbox() {
     let refusal = server.refused(TestAction::new(&["true"]).platform(&[("sandbox", "none")])).await;
     assert_eq!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
     assert!(refusal.message.contains("sandbox=none"), "{refusal:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_may_demand_sandboxes_for_all_its_native_actions() {
+    let demand = |config: &mut Config| {
+        for instance in &mut config.instances {
+            instance.native = NativeActions::Sandboxed;
+        }
+    };
+    let open = TestServer::with(demand).await;
+    for platform in [&[][..], &[("OSFamily", std::env::consts::OS)], &[("sandbox", "none")]] {
+        let refusal = open.refused(TestAction::new(&["true"]).platform(platform)).await;
+        assert_eq!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
+        assert!(refusal.message.contains("sandbox=n") && refusal.message.contains("instance"), "{refusal:?}");
+    }
+    let module = b"\0asm\x01\0\0\0".to_vec();
+    let wasm = TestAction::new(&["./tool"]).executable("tool", module);
+    // It has no entry, which only the executor of WebAssembly minds.
+    let refusal = open.refused(wasm.platform(&[("OSFamily", "wasi")])).await;
+    assert_ne!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
+    let Some(server) = server_with(demand).await else { return };
+    assert_eq!(says(&server, "pwd", &[]).await, "/action\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ use rustix::process::Resource;
 
 use super::file_system::{self, INPUT_ROOT};
 use super::system::{self, First, c_string, check};
+use super::system_calls;
 use super::tool;
 use super::wire::{End, How, Request};
 use crate::executor::framing;
@@ -178,6 +179,7 @@ fn first_inside(
     wait.read_exact(&mut [0])?;
     drop((told, wait));
     if request.probe {
+        confine(request)?;
         return tell(socket, How::Exited(0));
     }
     // The command runs as the same user and might look into this process; what it executes it may look into again.
@@ -186,7 +188,7 @@ fn first_inside(
     // SAFETY: this process has one thread.
     let command = check("fork", unsafe { libc::fork() }.into())?;
     if command == 0 {
-        let why = limits(request).map_or_else(|error| How::Failed(error.to_string()), |()| execute(request));
+        let why = confine(request).map_or_else(|error| How::Failed(error.to_string()), |()| execute(request));
         let _ = tell(socket, why);
         // SAFETY: ends this process.
         unsafe { libc::_exit(127) };
@@ -216,6 +218,12 @@ fn close_streams() {
         // SAFETY: nothing here writes to them any more.
         unsafe { libc::close(descriptor) };
     }
+}
+
+/// The last before the command: what it may use, and which calls it may make.
+fn confine(request: &Request) -> io::Result<()> {
+    limits(request)?;
+    if request.all_system_calls { Ok(()) } else { system_calls::refuse() }
 }
 
 fn limits(request: &Request) -> io::Result<()> {

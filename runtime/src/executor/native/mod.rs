@@ -11,6 +11,7 @@
 //! tool         which program argv[0] names
 //! wire         what the two sides say to each other
 //! system       calls to Linux
+//! system_calls which of them commands are refused
 //! ```
 
 mod sandbox;
@@ -22,6 +23,8 @@ mod child;
 mod file_system;
 #[cfg(target_os = "linux")]
 mod system;
+#[cfg(target_os = "linux")]
+mod system_calls;
 mod wire;
 
 use std::os::unix::process::ExitStatusExt as _;
@@ -43,7 +46,7 @@ use crate::{Failure, Limits};
 #[cfg(target_os = "linux")]
 pub use child::run as run_child;
 use sandbox::{Ears, Sandbox};
-pub use sandbox::{SandboxMode, SandboxSettings};
+pub use sandbox::{SandboxMode, SandboxSettings, SystemCalls};
 
 /// How long to go on reading after the command ended: something it left behind may hold the pipes.
 const LEFTOVER_READ_TIME: Duration = Duration::from_secs(1);
@@ -53,6 +56,9 @@ const SANDBOX_END_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// The signal by which the system ends a process when there is no memory left, and which anybody may send.
 const SIGKILL: i32 = 9;
+
+/// The signal for a system call that ends the process: one that the filter cannot even tell the meaning of.
+const SIGSYS: i32 = 31;
 
 /// The signal for more processor time than is allowed.
 const SIGXCPU: i32 = 24;
@@ -94,6 +100,10 @@ impl NativeExecutor {
             properties.push(("network", "on"));
         }
         properties
+    }
+
+    fn is_filtered(&self) -> bool {
+        self.sandbox.is_some() && self.settings.system_calls == SystemCalls::Filtered
     }
 
     /// The process to start, and in a sandbox the socket to it.
@@ -188,7 +198,13 @@ impl Executor for NativeExecutor {
             }
             Ok(Ended::Signal(signal)) => {
                 let mut finished = finished(128 + signal);
-                let why = if signal == SIGKILL { ", perhaps for lack of memory" } else { "" };
+                let why = match signal {
+                    SIGKILL => ", perhaps for lack of memory",
+                    SIGSYS if self.is_filtered() => {
+                        ", perhaps for being a program of another architecture (worker.sandbox.system_calls)"
+                    }
+                    _ => "",
+                };
                 finished.remark = Some(format!("the command was ended by signal {signal}{why}"));
                 Outcome::Exited(finished)
             }

@@ -40,11 +40,28 @@ impl SandboxMode {
         [("auto", Self::Auto), ("require", Self::Require), ("none", Self::None)];
 }
 
+/// Which system calls native commands may make in a sandbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SystemCalls {
+    /// Not those that no build needs and that have let others out of their sandboxes.
+    #[default]
+    Filtered,
+    /// All that a process without rights may make.
+    All,
+}
+
+impl SystemCalls {
+    /// The words for them in the configuration.
+    pub const WORDS: [(&str, Self); 2] = [("filtered", Self::Filtered), ("all", Self::All)];
+}
+
 /// How native commands are confined.
 #[derive(Clone, Debug)]
 pub struct SandboxSettings {
     /// Whether they are at all.
     pub mode: SandboxMode,
+    /// Which system calls they may make.
+    pub system_calls: SystemCalls,
     /// Whether an action may have the machine's network, with `network=on`.
     pub network: bool,
     /// Paths of the machine that commands can read, beside its programs and libraries.
@@ -61,6 +78,7 @@ impl Default for SandboxSettings {
     fn default() -> Self {
         Self {
             mode: SandboxMode::Auto,
+            system_calls: SystemCalls::Filtered,
             network: false,
             read_only_paths: Vec::new(),
             memory_bytes_max: None,
@@ -147,6 +165,7 @@ impl Sandbox {
             read_only_paths: settings.read_only_paths.iter().map(|path| bytes(path)).collect(),
             memory_bytes_max: settings.memory_bytes_max.unwrap_or(0),
             processes_max: settings.processes_max,
+            all_system_calls: settings.system_calls == SystemCalls::All,
             cpu_seconds_max: settings.cpu_max.map_or(0, |max| max.as_secs()),
             ..Request::default()
         }

@@ -37,6 +37,9 @@ pub(super) struct Request {
     /// Only find out whether all this can be had; nothing is run.
     #[prost(bool, tag = "12")]
     pub(super) probe: bool,
+    /// Whether the command may make all system calls that a process without rights may make.
+    #[prost(bool, tag = "13")]
+    pub(super) all_system_calls: bool,
 }
 
 /// How it ended.
