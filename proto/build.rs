@@ -14,6 +14,7 @@ const FILES: &[&str] = &[
     "google/rpc/code.proto",
     "google/rpc/status.proto",
     "google/rpc/error_details.proto",
+    "wardian/v1/native_usage.proto",
     "wardian/v1/queue.proto",
     "wardian/v1/toolchains.proto",
     "wardian/v1/wasm_audit.proto",

@@ -223,6 +223,9 @@ impl Worker {
             }
             progress.metadata.auxiliary_metadata.push(pack_any("wardian.v1.WasmUsage", &*usage));
         }
+        if let Some(usage) = finished.native_usage.take() {
+            progress.metadata.auxiliary_metadata.push(pack_any("wardian.v1.NativeUsage", &usage));
+        }
         let (mut result, failure) = match (self.collect(files, spec).await, failure) {
             (Ok(result), failure) => (result, failure),
             // What was cut short may have left anything; its own failure says more.

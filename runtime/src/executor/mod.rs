@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
-use wardian_proto::wardian::WasmUsage;
+use wardian_proto::wardian::{NativeUsage, WasmUsage};
 
 use crate::Failure;
 use crate::action::ActionSpec;
@@ -63,6 +63,8 @@ pub struct Finished {
     pub duration: Duration,
     /// What a WebAssembly guest used.
     pub usage: Option<Box<WasmUsage>>,
+    /// What a process and all that it started used, where that is known.
+    pub native_usage: Option<NativeUsage>,
     /// What whoever started the action should know about the exit code.
     pub remark: Option<String>,
 }

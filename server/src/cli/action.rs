@@ -214,6 +214,9 @@ fn write_result(text: &mut String, result: &reapi::ActionResult) -> std::fmt::Re
     if let Some(usage) = usage::of(metadata) {
         usage::write(text, &usage)?;
     }
+    if let Some(usage) = usage::native_of(metadata) {
+        usage::write_native(text, &usage)?;
+    }
     if let Some(audit) = usage::audit_of(metadata) {
         usage::write_audit(text, &audit)?;
     }
@@ -239,6 +242,7 @@ fn result_json(result: &reapi::ActionResult) -> Value {
         "worker": metadata.worker,
         "timings": Timings::of(&metadata),
         "wasm": usage::of(&metadata).as_ref().map(usage::json),
+        "native": usage::native_of(&metadata).as_ref().map(usage::native_json),
         "wasm_audit": usage::audit_of(&metadata).as_ref().map(usage::audit_json),
     })
 }

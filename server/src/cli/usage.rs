@@ -1,10 +1,11 @@
 //! What a WebAssembly action used and looked at, as `wardian action show` tells it.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use wardian_proto::reapi;
-use wardian_proto::wardian::{ObservedInput, WasmAudit, WasmUsage};
+use wardian_proto::wardian::{NativeUsage, ObservedInput, WasmAudit, WasmUsage};
 
 use super::format;
 
@@ -14,6 +15,30 @@ const OBSERVED_LINES_MAX: usize = 40;
 /// The message among the auxiliary metadata of a result.
 pub(super) fn of(metadata: &reapi::ExecutedActionMetadata) -> Option<WasmUsage> {
     find(metadata, "/wardian.v1.WasmUsage")
+}
+
+/// What a native action used, where its worker counted it.
+pub(super) fn native_of(metadata: &reapi::ExecutedActionMetadata) -> Option<NativeUsage> {
+    find(metadata, "/wardian.v1.NativeUsage")
+}
+
+fn time(wire: Option<prost_types::Duration>) -> Duration {
+    wire.and_then(|time| Duration::try_from(time).ok()).unwrap_or_default()
+}
+
+pub(super) fn write_native(text: &mut String, usage: &NativeUsage) -> std::fmt::Result {
+    let (user, system) = (time(usage.user_time), time(usage.system_time));
+    let peak = usage.memory_bytes_peak.map(|peak| format!("{} of memory, ", format::size(peak)));
+    let (user, system) = (format::duration(user), format::duration(system));
+    writeln!(text, "  used   {}{user} user and {system} system time", peak.unwrap_or_default())
+}
+
+pub(super) fn native_json(usage: &NativeUsage) -> Value {
+    json!({
+        "memory_bytes_peak": usage.memory_bytes_peak,
+        "user_seconds": time(usage.user_time).as_secs_f64(),
+        "system_seconds": time(usage.system_time).as_secs_f64(),
+    })
 }
 
 /// What came of further runs, when the action asked for them.

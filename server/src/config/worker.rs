@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use wardian_runtime::{Baseline, CompileSettings, SandboxMode, SandboxSettings, SystemCalls};
+use wardian_runtime::{ActionGroups, Baseline, CompileSettings, SandboxMode, SandboxSettings, SystemCalls};
 
 use super::WorkerSettings;
 use super::section::{SECONDS_MAX, Section};
@@ -76,10 +76,17 @@ fn sandbox(section: &mut Section<'_>, sandbox: &mut SandboxSettings) {
         sandbox.read_only_paths = paths.iter().map(PathBuf::from).collect();
         Ok(())
     });
-    let (mut memory, mut seconds) = (0, 0);
+    section.text("groups", |word| {
+        let known = ActionGroups::WORDS.iter().find(|(name, _)| *name == word);
+        sandbox.groups = known.ok_or("is none of \"auto\", \"require\", \"none\"")?.1;
+        Ok(())
+    });
+    let (mut memory, mut seconds, mut cpus) = (0, 0, 0);
     section.number("memory_bytes_max", 1, i64::MAX as u64, &mut memory);
     section.number("processes_max", 1, u64::from(u32::MAX), &mut sandbox.processes_max);
     section.number("cpu_seconds_max", 1, SECONDS_MAX, &mut seconds);
+    section.number("cpus_max", 1, u64::from(u16::MAX), &mut cpus);
+    sandbox.cpus_max = (cpus > 0).then_some(cpus);
     sandbox.memory_bytes_max = (memory > 0).then_some(memory);
     sandbox.cpu_max = (seconds > 0).then(|| Duration::from_secs(seconds));
 }

@@ -33,6 +33,7 @@ mod reflection;
 mod requests;
 mod sandbox;
 mod sandbox_calls;
+mod sandbox_groups;
 mod tiers;
 mod tls;
 mod toolchains;

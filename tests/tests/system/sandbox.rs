@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tonic::Code;
-use wardian_runtime::{SandboxMode, SandboxSettings};
+use wardian_runtime::{ActionGroups, SandboxMode, SandboxSettings};
 use wardian_server::config::Config;
 use wardian_server::instance::NativeActions;
 use wardian_tests::{TestAction, TestServer, until};
@@ -86,7 +86,8 @@ async fn a_sandbox_has_no_network_but_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_is_told_apart_from_an_exit_with_its_code() {
-    let Some(server) = server().await else { return };
+    let without_groups = |config: &mut Config| config.worker.sandbox.groups = ActionGroups::None;
+    let Some(server) = server_with(without_groups).await else { return };
     let ended = server.run(TestAction::sh("kill -KILL $$", &[])).await;
     assert_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 137));
     assert_eq!(ended.response.message, "the command was ended by signal 9, perhaps for lack of memory");

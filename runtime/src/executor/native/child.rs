@@ -84,6 +84,10 @@ fn start(request: &Request, socket: &UnixStream) -> io::Result<libc::pid_t> {
     if !request.network {
         namespaces |= libc::CLONE_NEWNET;
     }
+    if !request.group.is_empty() {
+        join(Path::new(std::ffi::OsStr::from_bytes(&request.group)))?;
+        namespaces |= libc::CLONE_NEWCGROUP;
+    }
     let inside = if request.chroot { 0 } else { NOBODY };
     let is_root = user == 0;
     if is_root {
@@ -118,6 +122,12 @@ fn start(request: &Request, socket: &UnixStream) -> io::Result<libc::pid_t> {
         wait_for(inside)?;
     }
     begun.map(|()| inside)
+}
+
+/// Joins a control group, with all that this process will start.
+fn join(door: &Path) -> io::Result<()> {
+    std::fs::write(door, "0")
+        .map_err(|error| io::Error::new(error.kind(), format!("join {}: {error}", door.display())))
 }
 
 /// Makes somebody the owner of a folder and of all below it.

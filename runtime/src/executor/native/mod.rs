@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! mod          starts the process, keeps what it writes, ends it
+//! groups       limits and accounts of a command as a whole
 //! sandbox      whether there can be sandboxes, and the worker's side of one
 //! child        the processes inside
 //! file_system  what they see
@@ -14,6 +15,7 @@
 //! system_calls which of them commands are refused
 //! ```
 
+mod groups;
 mod sandbox;
 mod tool;
 
@@ -45,8 +47,9 @@ use crate::{Failure, Limits};
 
 #[cfg(target_os = "linux")]
 pub use child::run as run_child;
+use groups::{Account, Group as ControlGroup};
+pub use sandbox::{ActionGroups, SandboxMode, SandboxSettings, SystemCalls};
 use sandbox::{Ears, Sandbox};
-pub use sandbox::{SandboxMode, SandboxSettings, SystemCalls};
 
 /// How long to go on reading after the command ended: something it left behind may hold the pipes.
 const LEFTOVER_READ_TIME: Duration = Duration::from_secs(1);
@@ -88,10 +91,17 @@ impl NativeExecutor {
     /// The platform properties that commands may ask for here.
     pub(crate) fn properties(&self) -> Vec<(&'static str, &'static str)> {
         if self.sandbox.is_none() {
-            return vec![("sandbox", "none"), ("network", "on"), ("chroot-input-root", "false")];
+            return vec![
+                ("sandbox", "none"),
+                ("control-groups", "none"),
+                ("network", "on"),
+                ("chroot-input-root", "false"),
+            ];
         }
+        let has_groups = self.sandbox.as_ref().is_some_and(Sandbox::has_groups);
         let mut properties = vec![
             ("sandbox", "namespaces"),
+            ("control-groups", if has_groups { "v2" } else { "none" }),
             ("network", "off"),
             ("chroot-input-root", "true"),
             ("chroot-input-root", "false"),
@@ -107,10 +117,9 @@ impl NativeExecutor {
     }
 
     /// The process to start, and in a sandbox the socket to it.
-    fn command(&self, task: &Task<'_>, staged: &Staged) -> Result<(Command, Option<Ears>), Failure> {
+    fn command(&self, task: &Task<'_>, staged: &Staged) -> Result<Prepared, Failure> {
         if let Some(sandbox) = &self.sandbox {
-            let (command, ears) = sandbox.command(task, staged)?;
-            return Ok((command, Some(ears)));
+            return sandbox.command(task, staged);
         }
         let working_directory = staged.path().join(task.spec.working_directory.as_str());
         let name = &task.spec.arguments[0];
@@ -124,8 +133,17 @@ impl NativeExecutor {
             .envs(task.spec.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&working_directory)
             .stdin(Stdio::null());
-        Ok((command, None))
+        Ok(Prepared { command, ears: None, group: None })
     }
+}
+
+/// A process that is about to be started.
+struct Prepared {
+    command: Command,
+    /// The socket to it, in a sandbox.
+    ears: Option<Ears>,
+    /// The control group that it joins.
+    group: Option<ControlGroup>,
 }
 
 fn not_found(name: &str, why: &str) -> Failure {
@@ -150,7 +168,7 @@ impl Executor for NativeExecutor {
         let Files::Staged(staged) = &files else {
             return Err(Failure::Internal("a process was given a workspace".into()));
         };
-        let (mut command, mut ears) = self.command(task, staged)?;
+        let Prepared { mut command, mut ears, group: control } = self.command(task, staged)?;
         let started = Instant::now();
         let mut child = command
             .stdout(Stdio::piped())
@@ -173,6 +191,10 @@ impl Executor for NativeExecutor {
             drop(ears);
             let _ = tokio::time::timeout(SANDBOX_END_TIME_MAX, child.wait()).await;
         }
+        let account = control.as_ref().map(|control| {
+            control.kill();
+            control.account()
+        });
         // Whatever is left of the group goes, also after a good end: nothing outlives its action.
         drop(group);
         let duration = started.elapsed();
@@ -188,8 +210,18 @@ impl Executor for NativeExecutor {
             stderr: stderr.bytes.freeze(),
             duration,
             usage: None,
-            remark: None,
+            remark: account.as_ref().filter(|_| exit_code != 0).and_then(Account::remark),
+            native_usage: account.as_ref().map(Account::to_wire),
         };
+        // Then all that was in the group ended at once, and nobody was left to say so.
+        let out_of_memory = match &ended {
+            Ok(Ended::Code(0)) | Err(Failure::Cancelled | Failure::DeadlineExceeded(_)) => None,
+            _ => control
+                .as_ref()
+                .zip(account.as_ref())
+                .and_then(|(group, account)| group.out_of_memory(account)),
+        };
+        let ended = out_of_memory.map_or(ended, Err);
         let outcome = match ended {
             Ok(Ended::Code(code)) => Outcome::Exited(finished(code)),
             Ok(Ended::Signal(SIGXCPU)) if self.sandbox.is_some() && self.settings.cpu_max.is_some() => {
@@ -199,7 +231,8 @@ impl Executor for NativeExecutor {
             Ok(Ended::Signal(signal)) => {
                 let mut finished = finished(128 + signal);
                 let why = match signal {
-                    SIGKILL => ", perhaps for lack of memory",
+                    // With a group it would be known.
+                    SIGKILL if control.is_none() => ", perhaps for lack of memory",
                     SIGSYS if self.is_filtered() => {
                         ", perhaps for being a program of another architecture (worker.sandbox.system_calls)"
                     }

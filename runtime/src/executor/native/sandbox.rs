@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,8 +14,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
-use super::Ended;
+use super::groups::{Group, GroupLimits, Groups};
 use super::wire::{End, How, Request};
+use super::{Ended, Prepared};
 use crate::Failure;
 use crate::executor::{Task, framing};
 use crate::staged::Staged;
@@ -35,6 +37,24 @@ pub enum SandboxMode {
 }
 
 impl SandboxMode {
+    /// The words for them in the configuration.
+    pub const WORDS: [(&str, Self); 3] =
+        [("auto", Self::Auto), ("require", Self::Require), ("none", Self::None)];
+}
+
+/// Whether native commands are bounded as a whole, by control groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ActionGroups {
+    /// Where the worker can make them, and makes sandboxes.
+    #[default]
+    Auto,
+    /// A worker that cannot does not start.
+    Require,
+    /// Never.
+    None,
+}
+
+impl ActionGroups {
     /// The words for them in the configuration.
     pub const WORDS: [(&str, Self); 3] =
         [("auto", Self::Auto), ("require", Self::Require), ("none", Self::None)];
@@ -66,12 +86,16 @@ pub struct SandboxSettings {
     pub network: bool,
     /// Paths of the machine that commands can read, beside its programs and libraries.
     pub read_only_paths: Vec<PathBuf>,
-    /// Memory that a process may take for its data; `None` is no limit.
+    /// Whether they are bounded as a whole.
+    pub groups: ActionGroups,
+    /// Memory of an action where there are groups, else what each process may take for its data; `None` is no limit.
     pub memory_bytes_max: Option<u64>,
     /// Processes and threads of a command.
     pub processes_max: u64,
     /// Processor time of a process; `None` is no limit.
     pub cpu_max: Option<Duration>,
+    /// Processors that an action may keep busy, where there are groups; `None` is no limit.
+    pub cpus_max: Option<u64>,
 }
 
 impl Default for SandboxSettings {
@@ -81,9 +105,11 @@ impl Default for SandboxSettings {
             system_calls: SystemCalls::Filtered,
             network: false,
             read_only_paths: Vec::new(),
+            groups: ActionGroups::Auto,
             memory_bytes_max: None,
             processes_max: 8192,
             cpu_max: None,
+            cpus_max: None,
         }
     }
 }
@@ -93,6 +119,8 @@ impl Default for SandboxSettings {
 pub(super) struct Sandbox {
     program: PathBuf,
     settings: SandboxSettings,
+    /// What makes control groups; `None` where limits are those of each process.
+    groups: Option<Arc<Groups>>,
 }
 
 impl Sandbox {
@@ -102,8 +130,16 @@ impl Sandbox {
         program: &Path,
         folder: &Path,
     ) -> anyhow::Result<Option<Self>> {
+        let without = || {
+            anyhow::ensure!(
+                settings.groups != ActionGroups::Require,
+                "worker.sandbox.groups is \"require\", and only actions in sandboxes have control groups: \
+                 there are none here"
+            );
+            Ok(None)
+        };
         if settings.mode == SandboxMode::None {
-            return Ok(None);
+            return without();
         }
         for shown in &settings.read_only_paths {
             anyhow::ensure!(
@@ -112,9 +148,9 @@ impl Sandbox {
                 shown.display()
             );
         }
-        let sandbox = Self { program: program.to_owned(), settings: settings.clone() };
-        match sandbox.probe(folder) {
-            Ok(()) => Ok(Some(sandbox)),
+        let sandbox = Self { program: program.to_owned(), settings: settings.clone(), groups: None };
+        match sandbox.probe(folder, None) {
+            Ok(()) => sandbox.with_groups(folder).map(Some),
             Err(why) if settings.mode == SandboxMode::Require => {
                 Err(why.context("worker.sandbox.mode is \"require\", and no sandbox can be made here"))
             }
@@ -124,15 +160,57 @@ impl Sandbox {
                     why,
                     "no sandbox can be made here: native actions can see this machine's files"
                 );
-                Ok(None)
+                without()
             }
         }
     }
 
-    fn probe(&self, folder: &Path) -> anyhow::Result<()> {
+    /// Finds out, by making one, whether there can be control groups.
+    fn with_groups(mut self, folder: &Path) -> anyhow::Result<Self> {
+        let mode = self.settings.groups;
+        if mode == ActionGroups::None {
+            return Ok(self);
+        }
+        let found = Groups::find_for(folder).and_then(|groups| {
+            let group = groups.make(&self.group_limits())?;
+            self.probe(folder, Some(&group))?;
+            Ok(groups)
+        });
+        match found {
+            Ok(groups) => {
+                tracing::info!(below = %groups.folder().display(), "native actions have control groups");
+                self.groups = Some(groups);
+            }
+            Err(why) if mode == ActionGroups::Require => {
+                return Err(why.context(
+                    "worker.sandbox.groups is \"require\", and no control groups can be made here",
+                ));
+            }
+            Err(why) => {
+                let why = format!("{why:#}");
+                tracing::info!(
+                    why,
+                    "native actions have no control groups: limits are those of each process"
+                );
+            }
+        }
+        Ok(self)
+    }
+
+    fn group_limits(&self) -> GroupLimits {
+        let SandboxSettings { memory_bytes_max, processes_max, cpus_max, .. } = self.settings;
+        GroupLimits { memory_bytes_max, processes_max, cpus_max }
+    }
+
+    /// Whether actions are bounded as a whole.
+    pub(super) fn has_groups(&self) -> bool {
+        self.groups.is_some()
+    }
+
+    fn probe(&self, folder: &Path, group: Option<&Group>) -> anyhow::Result<()> {
         anyhow::ensure!(cfg!(target_os = "linux"), "sandboxes need Linux");
         let (root, tmp) = (Staged::new(folder)?, Staged::new(folder)?);
-        let request = Request { probe: true, ..self.request(root.path(), tmp.path()) };
+        let request = Request { probe: true, ..self.request(root.path(), tmp.path(), group) };
         let (mut ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_read_timeout(Some(PROBE_TIME_MAX))?;
         let mut process = std::process::Command::new(&self.program);
@@ -156,14 +234,16 @@ impl Sandbox {
         }
     }
 
-    fn request(&self, root: &Path, tmp: &Path) -> Request {
+    fn request(&self, root: &Path, tmp: &Path, group: Option<&Group>) -> Request {
         let settings = &self.settings;
         let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
         Request {
             root: bytes(root),
             tmp: bytes(tmp),
             read_only_paths: settings.read_only_paths.iter().map(|path| bytes(path)).collect(),
-            memory_bytes_max: settings.memory_bytes_max.unwrap_or(0),
+            group: group.map(|group| bytes(&group.door())).unwrap_or_default(),
+            // A group counts what is used; this counts what is reserved, and some reserve much.
+            memory_bytes_max: settings.memory_bytes_max.filter(|_| group.is_none()).unwrap_or(0),
             processes_max: settings.processes_max,
             all_system_calls: settings.system_calls == SystemCalls::All,
             cpu_seconds_max: settings.cpu_max.map_or(0, |max| max.as_secs()),
@@ -172,10 +252,12 @@ impl Sandbox {
     }
 
     /// The process that makes a sandbox for a command, and what it says.
-    pub(super) fn command(&self, task: &Task<'_>, staged: &Staged) -> Result<(Command, Ears), Failure> {
+    pub(super) fn command(&self, task: &Task<'_>, staged: &Staged) -> Result<Prepared, Failure> {
         let spec = task.spec;
         let folder = staged.path().parent().unwrap_or(Path::new("/"));
         let tmp = Staged::new(folder)?;
+        let group = self.groups.as_ref().map(|groups| groups.make(&self.group_limits()));
+        let group = group.transpose().map_err(Failure::io("make a control group"))?;
         let asks = |name: &str, value: &str| spec.platform.get(name) == Some(value);
         let environment = spec.environment.iter();
         let request = Request {
@@ -184,7 +266,7 @@ impl Sandbox {
             environment: environment.flat_map(|(name, value)| [name.clone(), value.clone()]).collect(),
             chroot: asks("chroot-input-root", "true"),
             network: self.settings.network && asks("network", "on"),
-            ..self.request(staged.path(), tmp.path())
+            ..self.request(staged.path(), tmp.path(), group.as_ref())
         };
         let request = framing::encode(&request).map_err(Failure::io("write request to a sandbox"))?;
         let (socket, theirs) = UnixStream::pair().map_err(Failure::io("make a socket"))?;
@@ -192,7 +274,7 @@ impl Sandbox {
         let theirs = OwnedFd::from(theirs.map_err(Failure::io("make a socket"))?);
         let mut command = Command::new(&self.program);
         command.arg("run-native").env_clear().current_dir("/").stdin(Stdio::from(theirs));
-        Ok((command, Ears { socket, request, _tmp: tmp }))
+        Ok(Prepared { command, ears: Some(Ears { socket, request, _tmp: tmp }), group })
     }
 }
 

@@ -40,6 +40,9 @@ pub(super) struct Request {
     /// Whether the command may make all system calls that a process without rights may make.
     #[prost(bool, tag = "13")]
     pub(super) all_system_calls: bool,
+    /// The file of the control group to join; empty for none.
+    #[prost(bytes = "vec", tag = "14")]
+    pub(super) group: Vec<u8>,
 }
 
 /// How it ended.

@@ -177,7 +177,7 @@ impl Bounds<'_> {
             let mut text = BytesMut::from(&stderr.bytes()[..]);
             text.extend_from_slice(note.as_bytes());
             let (stdout, stderr) = (stdout.bytes(), text.freeze());
-            Finished { exit_code, stdout, stderr, duration, usage: Some(usage), remark: None }
+            Finished { exit_code, stdout, stderr, duration, usage: Some(usage), ..Finished::default() }
         };
         let exit = match end.ended {
             Ok(code) => Ok(code),

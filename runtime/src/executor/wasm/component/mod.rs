@@ -149,6 +149,7 @@ impl Run<'_> {
             duration,
             usage: end.usage.map(Box::new),
             remark: None,
+            native_usage: None,
         };
         Ok(match end.failure {
             None => Outcome::Exited(finished),
@@ -213,7 +214,7 @@ impl Said {
     /// What there is when the process did not say how it ended.
     fn cut_short(self, duration: Duration) -> Finished {
         let (stdout, stderr) = (self.stdout.freeze(), self.stderr.freeze());
-        Finished { exit_code: STOPPED_EXIT_CODE, stdout, stderr, duration, usage: None, remark: None }
+        Finished { exit_code: STOPPED_EXIT_CODE, stdout, stderr, duration, ..Finished::default() }
     }
 }
 
