@@ -65,3 +65,16 @@ toolchain() {
             "$wardian" --server "$address" toolchain add "$name"
     done
 }
+
+# buildstream: puts BuildStream's program into $bst. One that is installed already may be named as $BST; otherwise it is
+# installed into a folder of its own.
+buildstream() {
+    local version
+    bst=${BST:-$scratch/venv/bin/bst}
+    if [[ -z ${BST:-} ]]; then
+        python3 -m venv "$scratch/venv"
+        "$scratch/venv/bin/pip" install --quiet --disable-pip-version-check buildstream==2.8.1
+    fi
+    version=$("$bst" --version)
+    [[ $version == 2.8.* ]] || die "this is for BuildStream 2.8: here is $version"
+}
