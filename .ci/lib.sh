@@ -78,3 +78,14 @@ buildstream() {
     version=$("$bst" --version)
     [[ $version == 2.8.* ]] || die "this is for BuildStream 2.8: here is $version"
 }
+
+# python_of VERSION: a Python of just this version, from PATH or pyenv.
+python_of() {
+    local python found
+    python=$(command -v "python$1" || true)
+    if ! "${python:-false}" --version > /dev/null 2>&1; then
+        found=$(pyenv versions --bare 2> /dev/null | grep "^${1//./\\.}\\." | tail -n 1) || return
+        python=$(pyenv prefix "$found")/bin/python$1
+    fi
+    "$python" --version > /dev/null 2>&1 && echo "$python"
+}
