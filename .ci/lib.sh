@@ -65,3 +65,27 @@ toolchain() {
             "$wardian" --server "$address" toolchain add "$name"
     done
 }
+
+# buildstream: puts BuildStream's program into $bst. One that is installed already may be named as $BST; otherwise it is
+# installed into a folder of its own.
+buildstream() {
+    local version
+    bst=${BST:-$scratch/venv/bin/bst}
+    if [[ -z ${BST:-} ]]; then
+        python3 -m venv "$scratch/venv"
+        "$scratch/venv/bin/pip" install --quiet --disable-pip-version-check buildstream==2.8.1
+    fi
+    version=$("$bst" --version)
+    [[ $version == 2.8.* ]] || die "this is for BuildStream 2.8: here is $version"
+}
+
+# python_of VERSION: a Python of just this version, from PATH or pyenv.
+python_of() {
+    local python found
+    python=$(command -v "python$1" || true)
+    if ! "${python:-false}" --version > /dev/null 2>&1; then
+        found=$(pyenv versions --bare 2> /dev/null | grep "^${1//./\\.}\\." | tail -n 1) || return
+        python=$(pyenv prefix "$found")/bin/python$1
+    fi
+    "$python" --version > /dev/null 2>&1 && echo "$python"
+}

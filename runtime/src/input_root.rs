@@ -178,7 +178,9 @@ fn make_directories_and_links(root: &Dir, entries: Vec<Entry>) -> Result<(), Fai
         }
     }
     for (path, target) in links {
-        root.symlink(&target, path.as_str()).map_err(Failure::io("make input symlink"))?;
+        // `symlink` refuses absolute targets. A link is only written here; every later look goes through a handle that
+        // no link leads out of.
+        root.symlink_contents(&target, path.as_str()).map_err(Failure::io("make input symlink"))?;
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ pub struct Instance {
     pub digest_functions: DigestFunctions,
     /// What it may have of the queue and the workers.
     pub share: TenantPolicy,
+    /// Platform properties that its actions have unless they name one themselves.
+    pub properties: Vec<(String, String)>,
     /// Where its native actions may run.
     pub native: NativeActions,
 }
@@ -35,7 +37,13 @@ impl NativeActions {
 impl Instance {
     /// An instance that shares the workers evenly with others.
     pub fn new(name: InstanceName, digest_functions: DigestFunctions) -> Self {
-        Self { name, digest_functions, share: TenantPolicy::default(), native: NativeActions::Any }
+        Self {
+            name,
+            digest_functions,
+            share: TenantPolicy::default(),
+            native: NativeActions::Any,
+            properties: Vec::new(),
+        }
     }
 
     /// Whether an action with that platform may only go to a worker with sandboxes. What the platform does not say
@@ -54,6 +62,7 @@ const TABLE_KEYS: &[&str] = &[
     "queued_max",
     "memory_bytes_max",
     "operations_max",
+    "properties",
     "native",
 ];
 
@@ -85,14 +94,14 @@ fn parse_table(table: &Table, shared: &DigestFunctions) -> Result<Instance, Stri
         return Err(format!("unknown key {key:?}; known here: {}", TABLE_KEYS.join(", ")));
     }
     let name = table.get("name").and_then(Value::as_str).ok_or("a table without a `name`")?;
-    let digest_functions = match table.get("digest_functions") {
+    let digest_functions = match texts(table, "digest_functions")? {
         None => shared.clone(),
-        Some(Value::Array(names)) => {
-            let names = names.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
-            parse_functions(&names.ok_or("digest_functions must be a list of texts")?)?
-        }
-        Some(_) => return Err("digest_functions must be a list of texts".into()),
+        Some(names) => parse_functions(&names)?,
     };
+    let properties = parse_properties(&texts(table, "properties")?.unwrap_or_default())?;
+    if properties.iter().any(|(name, _)| name == wardian_toolchains::PROPERTY) {
+        return Err("an action must name its toolchains itself".into());
+    }
     let native = match table.get("native") {
         None => NativeActions::Any,
         Some(word) => {
@@ -100,7 +109,24 @@ fn parse_table(table: &Table, shared: &DigestFunctions) -> Result<Instance, Stri
             known.ok_or("native must be \"any\" or \"sandboxed\"")?.1
         }
     };
-    Ok(Instance { name: parse_name(name)?, digest_functions, share: parse_share(table)?, native })
+    Ok(Instance { name: parse_name(name)?, digest_functions, share: parse_share(table)?, native, properties })
+}
+
+fn texts(table: &Table, key: &str) -> Result<Option<Vec<String>>, String> {
+    let Some(value) = table.get(key) else { return Ok(None) };
+    let items = value.as_array().map_or(&[][..], Vec::as_slice);
+    let texts: Option<Vec<_>> = items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
+    let texts = texts.filter(|_| value.is_array());
+    texts.map(Some).ok_or_else(|| format!("{key} must be a list of texts"))
+}
+
+/// Reads platform properties, each `NAME=VALUE`.
+pub(crate) fn parse_properties(entries: &[String]) -> Result<Vec<(String, String)>, String> {
+    let split = |entry: &String| match entry.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{entry:?} is not NAME=VALUE")),
+    };
+    entries.iter().map(split).collect()
 }
 
 fn parse_share(table: &Table) -> Result<TenantPolicy, String> {
@@ -176,6 +202,15 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_may_have_properties_for_its_actions() {
+        let instances =
+            parse(r#"["", { name = "system", properties = ["chroot-input-root=true", "a=b=c"] }]"#).unwrap();
+        assert!(instances[0].properties.is_empty());
+        let expected = [("chroot-input-root", "true"), ("a", "b=c")].map(|(n, v)| (n.into(), v.into()));
+        assert_eq!(instances[1].properties, expected);
+    }
+
+    #[test]
     fn an_instance_may_want_native_actions_in_sandboxes() {
         let instances = parse(r#"["", { name = "ci", native = "sandboxed" }]"#).unwrap();
         assert_eq!(instances[1].native, NativeActions::Sandboxed);
@@ -201,6 +236,9 @@ mod tests {
             (r#"["a/blobs"]"#, "reserve"),
             (r#"[{ digest_functions = ["SHA1"] }]"#, "without a `name`"),
             (r#"[{ name = "a", digest_functions = "SHA1" }]"#, "list of texts"),
+            (r#"[{ name = "a", properties = [5] }]"#, "properties must be a list of texts"),
+            (r#"[{ name = "a", properties = ["chroot"] }]"#, "is not NAME=VALUE"),
+            (r#"[{ name = "a", properties = ["toolchain=clang"] }]"#, "toolchains itself"),
             (r#"[{ name = "a", digest_functions = [] }]"#, "names no digest function"),
             (r#"[{ name = "a", digest_functions = ["MD5", "MURMUR3"] }]"#, "tells them apart"),
             (r#"[{ name = "a", digest_functions = ["VSO"] }]"#, "no digest function"),

@@ -7,6 +7,7 @@ use wardian_runtime::{ActionGroups, Baseline, CompileSettings, SandboxMode, Sand
 
 use super::WorkerSettings;
 use super::section::{SECONDS_MAX, Section};
+use crate::instance::parse_properties;
 
 /// Reads the whole section.
 pub(super) fn read(section: &mut Section<'_>, worker: &mut WorkerSettings) {
@@ -23,12 +24,7 @@ pub(super) fn read(section: &mut Section<'_>, worker: &mut WorkerSettings) {
     worker.memory_bytes = (memory > 0).then_some(memory);
     section.boolean("native", &mut worker.native);
     section.list("properties", |entries| {
-        let split = |entry: &String| {
-            let (name, value) =
-                entry.split_once('=').ok_or_else(|| format!("{entry:?} is not NAME=VALUE"))?;
-            Ok::<_, String>((name.to_owned(), value.to_owned()))
-        };
-        worker.properties = entries.iter().map(split).collect::<Result<_, _>>()?;
+        worker.properties = parse_properties(entries)?;
         Ok(())
     });
     section.section("sandbox", |section| sandbox(section, &mut worker.sandbox));

@@ -12,6 +12,7 @@ use wardian_store::{BlobStore, Upload};
 use super::inline::Inline;
 use super::{Context, failure_status};
 use crate::auth::{Caller, Verb};
+use crate::instance::Instance;
 
 pub(super) struct ActionCache(pub(super) Arc<Context>);
 
@@ -25,8 +26,8 @@ impl reapi::action_cache_server::ActionCache for ActionCache {
         let request = request.into_inner();
         let instance = self.0.instance(&caller, Verb::AcRead, &request.instance_name)?;
         let action = instance.digest(request.digest_function, request.action_digest.as_ref())?;
-        // Of an action that names a toolchain the result is found under what it really runs.
-        let run = self.effective(action).await?;
+        // Of an action that names a toolchain, or gets properties of its instance, the result is found under what it really runs.
+        let run = self.effective(instance, action).await?;
         let found = self.0.action_cache.get(&instance.name, &run).await?;
         let mut result =
             found.ok_or_else(|| Status::not_found(format!("no result of action {action} is cached")))?;
@@ -61,7 +62,7 @@ impl reapi::action_cache_server::ActionCache for ActionCache {
         if metadata.worker.is_empty() {
             metadata.worker = "uploaded by a client".into();
         }
-        let run = self.effective(action).await?;
+        let run = self.effective(instance, action).await?;
         self.0.action_cache.put(&instance.name, &run, &result).await?;
         Ok(Response::new(result))
     }
@@ -70,13 +71,13 @@ impl reapi::action_cache_server::ActionCache for ActionCache {
 impl ActionCache {
     /// The digest that results of an action are cached under. An action that is not stored names no toolchain
     /// as far as anybody can tell here.
-    async fn effective(&self, action: Digest) -> Result<Digest, Status> {
+    async fn effective(&self, instance: &Instance, action: Digest) -> Result<Digest, Status> {
         self.0.toolchains.ready().await?;
-        if self.0.toolchains.is_empty() {
+        if self.0.toolchains.is_empty() && instance.properties.is_empty() {
             return Ok(action);
         }
         let effective = match read_action(&*self.0.blobs, &action, &self.0.limits).await {
-            Ok(message) => self.0.effective(action, &message).await,
+            Ok(message) => self.0.effective(instance, action, &message).await,
             Err(failure) => Err(failure),
         };
         match effective {

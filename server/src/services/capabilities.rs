@@ -44,7 +44,7 @@ impl reapi::capabilities_server::Capabilities for Capabilities {
             max_cas_blob_size_bytes: i64::try_from(requests.blob_bytes_max).unwrap_or(i64::MAX),
             supported_compressors: compressors.clone(),
             supported_batch_update_compressors: compressors,
-            symlink_absolute_path_strategy: reapi::symlink_absolute_path_strategy::Value::Disallowed.into(),
+            symlink_absolute_path_strategy: reapi::symlink_absolute_path_strategy::Value::Allowed.into(),
             split_blob_support: true,
             splice_blob_support: true,
             fast_cdc_2020_params: Some(reapi::FastCdc2020Params {

@@ -100,7 +100,7 @@ impl reapi::execution_server::Execution for Execution {
             Ok(Response::new(done_at_once(&instance.name, &action_digest, &response)))
         };
         // From here on `run` is what is run, cached and joined; the client goes on hearing of what it sent.
-        let (run, action, blobs_of_it) = match self.0.effective(action_digest, &action).await {
+        let (run, action, blobs_of_it) = match self.0.effective(instance, action_digest, &action).await {
             Ok(None) => (action_digest, action, None),
             Ok(Some(effective)) => (effective.digest, effective.action.clone(), Some(effective)),
             Err(failure @ Failure::MissingBlobs(_)) => return missing(failure),

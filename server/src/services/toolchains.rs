@@ -1,7 +1,9 @@
 //! Toolchains: what is registered by name, and what an action that names one really runs.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 use wardian_proto::{Digest, DigestFunction, reapi, wardian};
@@ -13,6 +15,7 @@ use wardian_toolchains::{
 
 use super::Context;
 use crate::auth::Caller;
+use crate::instance::Instance;
 
 /// Bytes of the toolchains of one answer, which is not more than 4 MiB as a whole.
 const LIST_BYTES_MAX: usize = 1 << 20;
@@ -123,18 +126,47 @@ fn resolved(registry: &Registry, text: &str) -> Result<Arc<Toolchain>, Failure> 
     })
 }
 
+/// A platform with the properties of an instance, in the order that the API asks for; `None` when it has them all.
+fn with_properties(
+    platform: Option<&reapi::Platform>,
+    properties: &[(String, String)],
+) -> Option<reapi::Platform> {
+    let mut platform = platform.cloned().unwrap_or_default();
+    let named: HashSet<String> = platform.properties.iter().map(|property| property.name.clone()).collect();
+    let mut missing = properties.iter().filter(|(name, _)| !named.contains(name)).peekable();
+    missing.peek()?;
+    platform.properties.extend(
+        missing.map(|(name, value)| reapi::platform::Property { name: name.clone(), value: value.clone() }),
+    );
+    platform.properties.sort_by(|a, b| (&a.name, &a.value).cmp(&(&b.name, &b.value)));
+    Some(platform)
+}
+
+/// An action that needs nothing but itself.
+fn alone(requested: Digest, action: reapi::Action) -> Effective {
+    let bytes = Bytes::from(action.encode_to_vec());
+    let digest = requested.function().digest(&bytes);
+    Effective { digest, action, blobs: vec![(digest, bytes)] }
+}
+
 impl Context {
-    /// What an action that names toolchains really runs; `None` for one that names none.
+    /// What an action really runs that names toolchains, or that its instance adds properties to; `None` for one that
+    /// is run as it is.
     ///
     /// The toolchains are looked up here, once: what is registered later does not change an action that waits.
     pub(super) async fn effective(
         &self,
+        instance: &Instance,
         digest: Digest,
         action: &reapi::Action,
     ) -> Result<Option<Effective>, Failure> {
         let (blobs, limits) = (&*self.blobs, &self.limits);
+        let with_platform = |platform: Option<&reapi::Platform>| {
+            let platform = with_properties(platform, &instance.properties)?;
+            Some(reapi::Action { platform: Some(platform), ..action.clone() })
+        };
         if action.platform.is_some() && wardian_toolchains::asked(action.platform.as_ref()).next().is_none() {
-            return Ok(None);
+            return Ok(with_platform(action.platform.as_ref()).map(|action| alone(digest, action)));
         }
         let (_, root) = action::inputs(action, &digest)?;
         let command = match action::read_command(blobs, action, &digest, limits).await {
@@ -145,10 +177,12 @@ impl Context {
         };
         #[allow(deprecated)]
         let platform = action.platform.as_ref().or(command.platform.as_ref());
+        let added = with_platform(platform);
+        let action = added.as_ref().unwrap_or(action);
         let asked: Vec<&str> =
             wardian_toolchains::asked(platform).take(TOOLCHAINS_PER_ACTION_MAX + 1).collect();
         if asked.is_empty() {
-            return Ok(None);
+            return Ok(added.map(|action| alone(digest, action)));
         }
         if asked.len() > TOOLCHAINS_PER_ACTION_MAX {
             let text = format!("platform has more than {TOOLCHAINS_PER_ACTION_MAX} properties `toolchain`");

@@ -178,7 +178,7 @@ async fn directories_with_bad_names_are_refused() {
     let three =
         reapi::Directory { symlinks: vec![link("a", "b")], files: files(&["a"]), ..Default::default() };
     directory_is_refused(&server, three, "a file and a symlink").await;
-    for target in ["/etc/passwd", "/", "", "a\0b"] {
+    for target in ["", "a\0b"] {
         let bad = reapi::Directory { symlinks: vec![link("l", target)], ..Default::default() };
         directory_is_refused(&server, bad, &format!("symlink to {target:?}")).await;
     }

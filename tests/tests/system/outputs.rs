@@ -184,17 +184,34 @@ async fn directories_come_in_the_format_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn absolute_links_and_special_files_are_refused() {
+async fn special_files_are_refused() {
     let server = TestServer::start().await;
-    for script in [
-        "ln -s /etc/passwd out",
-        "mkdir out; ln -s /etc/passwd out/link",
-        "mkfifo out",
-        "mkdir out; mkfifo out/pipe",
-    ] {
+    for script in ["mkfifo out", "mkdir out; mkfifo out/pipe"] {
         let refusal = server.refused(TestAction::sh(script, &[]).outputs(&["out"])).await;
         assert_eq!(refusal.code, Code::FailedPrecondition, "{script}: {refusal:?}");
     }
+    server.assert_unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn absolute_links_are_outputs_as_they_are_and_never_followed() {
+    let server = TestServer::start().await;
+    let script = "readlink in; rmdir out/folder; ln -s /etc/passwd out/link; ln -s /etc out/folder; ln -s /etc/passwd link";
+    let action = TestAction::sh(script, &[]).symlink("in", "/no/such/place").outputs(&[
+        "link",
+        "out",
+        "out/folder/passwd",
+        "in",
+    ]);
+    let ended = server.succeed(action).await;
+    assert_eq!(server.streams(&ended).await.0, "/no/such/place\n");
+    let result = ended.result();
+    let links: Vec<_> = result.output_symlinks.iter().map(|l| (l.path.as_str(), l.target.as_str())).collect();
+    assert_eq!(links, [("link", "/etc/passwd"), ("in", "/no/such/place")]);
+    assert!(result.output_files.is_empty(), "{:?}", result.output_files);
+    let root = tree(&server, &result.output_directories[0]).await.root.unwrap();
+    let targets: Vec<_> = root.symlinks.iter().map(|l| (l.name.as_str(), l.target.as_str())).collect();
+    assert_eq!(targets, [("folder", "/etc"), ("link", "/etc/passwd")]);
     server.assert_unharmed().await;
 }
 

@@ -217,8 +217,8 @@ async fn capabilities_say_what_the_server_can_do() {
         assert!(cache.action_cache_update_capabilities.unwrap().update_enabled);
         assert!((1..4 << 20).contains(&cache.max_batch_total_size_bytes));
         assert_eq!(cache.max_cas_blob_size_bytes, 1 << 30);
-        let disallowed = reapi::symlink_absolute_path_strategy::Value::Disallowed;
-        assert_eq!(cache.symlink_absolute_path_strategy, i32::from(disallowed));
+        let allowed = reapi::symlink_absolute_path_strategy::Value::Allowed;
+        assert_eq!(cache.symlink_absolute_path_strategy, i32::from(allowed));
         assert_eq!(cache.supported_compressors, [1, 2, 3]);
         assert_eq!(cache.supported_batch_update_compressors, [1, 2, 3]);
         let execution = got.execution_capabilities.unwrap();

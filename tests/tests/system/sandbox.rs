@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use prost::Message as _;
 use tonic::Code;
+use wardian_proto::{InstanceName, reapi};
 use wardian_runtime::{ActionGroups, SandboxMode, SandboxSettings};
 use wardian_server::config::Config;
-use wardian_server::instance::NativeActions;
-use wardian_tests::{TestAction, TestServer, until};
+use wardian_server::instance::{Instance, NativeActions};
+use wardian_tests::{TestAction, TestServer, code, metadata, until};
 
 /// A server whose native actions run in sandboxes; `None` where there can be none.
 pub(crate) async fn server_with(configure: impl FnOnce(&mut Config)) -> Option<TestServer> {
@@ -157,21 +159,25 @@ fn libraries(programs: &[PathBuf]) -> BTreeSet<String> {
     paths.map(str::to_owned).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_input_root_may_be_the_whole_system() {
-    let Some(server) = server().await else { return };
-    let script = "cat /etc/name; if test -e /usr/bin/env; then echo leaked; fi; echo $PWD > /out";
+/// A script of a shell that the input root brings along with all that it needs.
+fn in_a_whole_system(script: &str) -> TestAction {
     let [shell, cat] = ["/bin/sh", "/bin/cat"].map(|path| std::fs::canonicalize(path).unwrap());
     let mut action = TestAction::new(&["sh", "-c", script])
         .env("PATH", "/tools")
         .executable("tools/sh", std::fs::read(&shell).unwrap())
         .executable("tools/cat", std::fs::read(&cat).unwrap())
-        .file("etc/name", "inside\n")
-        .outputs(&["out"])
-        .platform(&[("chroot-input-root", "true")]);
+        .file("etc/name", "inside\n");
     for library in libraries(&[shell, cat]) {
         action = action.executable(library.trim_start_matches('/'), std::fs::read(&library).unwrap());
     }
+    action
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_input_root_may_be_the_whole_system() {
+    let Some(server) = server().await else { return };
+    let script = "cat /etc/name; if test -e /usr/bin/env; then echo leaked; fi; echo $PWD > /out";
+    let action = in_a_whole_system(script).outputs(&["out"]).platform(&[("chroot-input-root", "true")]);
     let ended = server.succeed(action.clone()).await;
     assert_eq!(server.streams(&ended).await.0, "inside\n");
     assert_eq!(server.get(ended.result().output_files[0].digest.as_ref()).await, "/\n");
@@ -180,6 +186,60 @@ async fn the_input_root_may_be_the_whole_system() {
     let refusal = open.refused(action).await;
     assert_eq!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
     assert!(refusal.message.contains("chroot-input-root"), "{refusal:?}");
+}
+
+/// What BuildStream does: it cannot name the property, so the operator gives it to an instance; the output is the whole
+/// root, named from a working directory, and as a Directory; systems are full of absolute links.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_may_give_properties_to_actions_that_do_not_name_them() {
+    let system = |config: &mut Config| {
+        let functions = config.instances[0].digest_functions.clone();
+        let mut system = Instance::new(InstanceName::parse("system").unwrap(), functions);
+        system.properties = vec![("chroot-input-root".into(), "true".into())];
+        config.instances.push(system);
+    };
+    let Some(server) = server_with(system).await else { return };
+    let script = "cat /name; ! test -e /usr/bin/env; echo $PWD > /made/there; cat < /made/there > /made/copy";
+    let mut action = in_a_whole_system(script)
+        .symlink("name", "/etc/name")
+        .directory("made")
+        .directory("build/here")
+        .working_directory("build/here")
+        .outputs(&["../../made", "../.."])
+        .platform(&[("OSFamily", "linux")]);
+    action.command.output_directory_format = reapi::command::OutputDirectoryFormat::DirectoryOnly.into();
+    let built = server.upload(action).await;
+    let on = |instance: &str| reapi::ExecuteRequest { instance_name: instance.into(), ..built.request() };
+    let ended = server.follow(on("system")).await.unwrap().ended().await.unwrap();
+    assert_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 0), "{:?}", ended.response);
+    assert_eq!(server.streams(&ended).await.0, "inside\n");
+    // The client hears of the action that it sent.
+    let metadata = metadata(ended.operations.last().unwrap());
+    assert_eq!(metadata.action_digest, built.request().action_digest);
+    let directory = |at: usize| ended.result().output_directories[at].root_directory_digest.clone();
+    let made = reapi::Directory::decode(server.get(directory(0).as_ref()).await).unwrap();
+    assert_eq!(server.get(made.files[0].digest.as_ref()).await, "/build/here\n");
+    let root = reapi::Directory::decode(server.get(directory(1).as_ref()).await).unwrap();
+    assert_eq!(root.symlinks[0].target, "/etc/name");
+    // Its result is found by it, there and nowhere else.
+    let cached = async |instance: &str| {
+        let request = reapi::GetActionResultRequest {
+            instance_name: instance.into(),
+            action_digest: built.request().action_digest,
+            ..Default::default()
+        };
+        server.action_cache().get_action_result(request).await.map(tonic::Response::into_inner)
+    };
+    assert_eq!(cached("system").await.unwrap().output_directories.len(), 2);
+    assert_eq!(code(&cached("main").await), Code::NotFound);
+    let again = server.follow(on("system")).await.unwrap().ended().await.unwrap();
+    assert!(again.response.cached_result);
+    // Elsewhere, and where the action says otherwise, nothing is added: the machine's programs are seen.
+    let plain = TestAction::sh("test -e /usr/bin/env", &[]).platform(&[("chroot-input-root", "false")]);
+    let built = server.upload(plain).await;
+    let request = reapi::ExecuteRequest { instance_name: "system".into(), ..built.request() };
+    let ended = server.follow(request).await.unwrap().ended().await.unwrap();
+    assert_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -151,8 +151,6 @@ pub struct Guest {
     pub setup: Setup,
     /// Why wasmtime-wasi cannot be asked.
     pub only_ours: Option<&'static str>,
-    /// Why our host cannot be asked.
-    pub not_on_ours: Option<&'static str>,
     memory: Memory,
     steps: Vec<Step>,
     comparisons: Vec<(&'static str, Vec<StepId>, Comparison)>,

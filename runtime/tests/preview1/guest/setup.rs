@@ -75,11 +75,6 @@ impl Guest {
         change(&mut self.setup.limits);
     }
 
-    /// The case does not run on our host, for this reason.
-    pub fn not_on_ours(&mut self, why: &'static str) {
-        self.not_on_ours = Some(why);
-    }
-
     /// The case does not run on wasmtime-wasi, for this reason.
     pub fn only_ours(&mut self, why: &'static str) {
         self.only_ours = Some(why);

@@ -36,9 +36,7 @@ pub fn complaints(guest: &Guest) -> Vec<String> {
     if guest.only_ours.is_none() {
         complaints.extend(on_wasmtime(guest, &module));
     }
-    if guest.not_on_ours.is_none() {
-        complaints.extend(on_ours(guest, &module));
-    }
+    complaints.extend(on_ours(guest, &module));
     complaints
 }
 

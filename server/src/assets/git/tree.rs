@@ -101,8 +101,6 @@ impl<'a> Objects<'a> {
             "leads to no path"
         } else if bytes.len() > PATH_BYTES_MAX {
             "leads to a path that is too long"
-        } else if bytes[0] == b'/' {
-            "is absolute, and this server disallows absolute symlinks"
         } else if let Ok(target) = String::from_utf8(bytes) {
             return Ok(target);
         } else {
