@@ -244,7 +244,8 @@ impl Sandbox {
             group: group.map(|group| bytes(&group.door())).unwrap_or_default(),
             // A group counts what is used; this counts what is reserved, and some reserve much.
             memory_bytes_max: settings.memory_bytes_max.filter(|_| group.is_none()).unwrap_or(0),
-            processes_max: settings.processes_max,
+            // A group also says how often it refused one.
+            processes_max: if group.is_some() { 0 } else { settings.processes_max },
             all_system_calls: settings.system_calls == SystemCalls::All,
             cpu_seconds_max: settings.cpu_max.map_or(0, |max| max.as_secs()),
             ..Request::default()
