@@ -29,6 +29,9 @@ const RETRIED: rpc::Code = rpc::Code::Unavailable;
 /// How often the queue looks for what is due.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What the clients of an action hear that is queued when the server is shut down, and nothing is kept.
+const NOT_RUN: &str = "the server is shutting down; the action was not run";
+
 /// The queue of one server process.
 #[derive(Clone)]
 pub struct LocalQueue {
@@ -233,12 +236,10 @@ impl LocalQueue {
     /// Refuses new actions, and lets every worker that asks for work go home. What no worker has is given up, or left
     /// to the next process where there is a journal: those who follow it come to the end of their stream.
     pub fn shut_down(&self) {
-        let response = unavailable("the server is shutting down; the action was not run");
         self.update(|inner| {
             inner.shutting_down = true;
-            match self.shared.journal {
-                None => inner.state.end_queued(Instant::now(), &response),
-                Some(_) => inner.let_go_of_queued(),
+            if self.shared.journal.is_some() {
+                inner.let_go_of_queued();
             }
             inner.ring_all();
         });
@@ -262,7 +263,10 @@ impl LocalQueue {
         if !self.has_journal() {
             let text =
                 "the server was shut down before the action ended; what its worker makes of it is lost";
-            self.update(|inner| inner.state.end_all(Instant::now(), &unavailable(text)));
+            self.update(|inner| {
+                inner.state.end_all(Instant::now(), &unavailable(text));
+                inner.ring_all();
+            });
         }
         self.lock().watchers.clear();
     }
@@ -295,6 +299,10 @@ impl LocalQueue {
     fn update<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.lock();
         let changed = change(&mut inner);
+        if inner.shutting_down && self.shared.journal.is_none() && inner.state.queued() > 0 {
+            // Also what a worker gives back meanwhile: nobody will run it.
+            inner.state.end_queued(Instant::now(), &unavailable(NOT_RUN));
+        }
         inner.settle(self);
         if inner.shutting_down && inner.state.running() == 0 {
             self.shared.drained.notify_waiters();

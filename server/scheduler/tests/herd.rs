@@ -17,6 +17,9 @@ const WORKERS: usize = 2_000;
 
 const ACTIONS: usize = 1_000;
 
+/// How long all of them may take before the test gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn job(number: usize) -> Job {
     let os = reapi::platform::Property { name: "OSFamily".into(), value: "linux".into() };
     let wire = reapi::Platform { properties: vec![os] };
@@ -123,8 +126,11 @@ async fn an_action_wakes_those_that_can_take_it_and_no_others() {
     // Whoever comes at once finds as many.
     let operations: Vec<_> =
         (0..WORKERS).map(|number| herd.queue.submit(job(1_000_000 + number), None).unwrap()).collect();
-    for mut operation in operations {
-        while operation.views.changed().await.is_ok() {}
-    }
+    let all_end = async {
+        for mut operation in operations {
+            while operation.views.changed().await.is_ok() {}
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_end).await.expect("every action is taken by somebody");
     assert_eq!(herd.queue.load().live_operations, 0);
 }

@@ -110,12 +110,17 @@ impl Session {
             // Listen before looking, so that what comes in between is not slept through.
             let mut rung = std::pin::pin!(bell.rung());
             rung.as_mut().enable();
-            self.collect(&mut next)?;
+            if let Err(status) = self.collect(&mut next) {
+                if !next.acknowledged.is_empty() {
+                    // So that it is not kept for the next connection; where there is no room, it is.
+                    self.stamp(&mut next, lease);
+                    let _ = orders.try_send(Ok(next));
+                }
+                return Err(status);
+            }
             if answer || !is_empty(&next) {
                 super::enclose::enclose(&*self.fleet.shared.blobs, &mut next.runs).await;
-                self.sequence += 1;
-                next.sequence = self.sequence;
-                next.lease = lease.try_into().ok();
+                self.stamp(&mut next, lease);
                 let sent = tokio::time::timeout(lease, orders.send(Ok(std::mem::take(&mut next)))).await;
                 match sent {
                     Ok(Ok(())) => answer = false,
@@ -237,6 +242,12 @@ impl Session {
     fn forget_ended(&mut self) {
         let (queue, worker) = (&self.fleet.shared.queue, self.joined.worker);
         self.given.retain(|run, _| queue.job_of(worker, *run).is_some());
+    }
+
+    fn stamp(&mut self, orders: &mut wardian::WorkerOrders, lease: Duration) {
+        self.sequence += 1;
+        orders.sequence = self.sequence;
+        orders.lease = lease.try_into().ok();
     }
 
     /// Adds what the worker should know to the orders.

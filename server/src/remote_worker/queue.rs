@@ -259,10 +259,14 @@ impl Inner {
     /// Takes a run in. What is not taken is not held, so that the server hears of it.
     fn begin(&mut self, order: wardian::RunOrder) {
         if self.leaving {
-            // One that it has and has begun is no other for being named again.
-            if !self.names.contains_key(&order.run) {
-                self.give_back(order.run);
+            match self.names.get(&order.run).copied() {
+                // One that it has and has begun is no other for being named again.
+                Some(id) if self.runs[&id].result.is_none() => return,
+                // It is to be run once more, so its result was taken.
+                Some(id) => drop(self.forget(id)),
+                None => {}
             }
+            self.give_back(order.run);
             return;
         }
         if let Some(id) = self.names.get(&order.run).copied() {

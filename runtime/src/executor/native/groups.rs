@@ -2,10 +2,12 @@
 //!
 //! A worker makes a group of its own, named after its folder, and below it one for each action. Where:
 //!
-//! - below the group that the worker is in, when the worker is alone there (a service with `Delegate=yes`): then the
-//!   worker moves into a group beside its actions', because a group with limits below it may hold no processes;
-//! - below the root of all groups, when the worker is in that one, which may hold both;
-//! - beside the group that it is in, when those there have limits already and the worker may make more.
+//! - below the group that the worker is in, when that was given to it (a service with `Delegate=yes`) and the worker is
+//!   alone there: then the worker moves into a group beside its actions', because a group with limits below it may hold
+//!   no processes;
+//! - below the root of all groups, when the worker is in that one, which may hold both.
+//!
+//! Never outside of the worker's own group: what bounds the worker bounds its actions.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -56,6 +58,7 @@ pub(super) struct GroupLimits {
 #[derive(Debug)]
 pub(super) struct Groups {
     folder: PathBuf,
+    has_cpu: bool,
     made: AtomicU64,
 }
 
@@ -64,20 +67,19 @@ impl Groups {
     /// other's; `note` is a file in which the place is kept, for the next process to find what this one leaves.
     fn find(name: &str, note: &Path) -> anyhow::Result<Arc<Self>> {
         sweep_noted(name, note);
-        let own = own_group(
+        let (own, mount) = own_group(
             &fs::read_to_string("/proc/self/cgroup")?,
             &fs::read_to_string("/proc/self/mountinfo")?,
         )?;
         let offered = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
-        let base = base(&own, &offered)?;
+        let base = base(&own, &mount, &offered)?;
         let folder = base.join(name);
         sweep(&folder);
         fs::create_dir_all(&folder).map_err(|error| naming("make", &folder, &error))?;
         fs::write(note, folder.as_os_str().as_bytes())?;
         enable(&folder, &CONTROLLERS)?;
-        // Only `cpus_max` needs it, which fails by itself where it is not.
-        let _ = enable(&folder, &["cpu"]);
-        Ok(Arc::new(Self { folder, made: AtomicU64::new(0) }))
+        let has_cpu = enable(&folder, &["cpu"]).is_ok();
+        Ok(Arc::new(Self { folder, has_cpu, made: AtomicU64::new(0) }))
     }
 
     /// The same for a worker with that folder of staged input roots.
@@ -103,6 +105,11 @@ impl Groups {
             return Ok(group);
         }
         Err(io::Error::other(format!("{} is full of what was left behind", self.folder.display())))
+    }
+
+    /// Whether a group can be held to a number of processors.
+    pub(super) fn has_cpu(&self) -> bool {
+        self.has_cpu
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -152,7 +159,7 @@ impl Drop for Group {
         let path = std::mem::take(&mut self.path);
         let place = Arc::clone(&self._place);
         let remove = move || {
-            empty_and_remove(&path);
+            empty_and_remove(&path, Instant::now() + EMPTY_TIME_MAX);
             drop(place);
         };
         match tokio::runtime::Handle::try_current() {
@@ -236,8 +243,9 @@ fn value(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// The folder of the group that this process is in: from its name, and where the hierarchy is mounted.
-fn own_group(cgroup: &str, mountinfo: &str) -> anyhow::Result<PathBuf> {
+/// The folders of the group that this process is in, and of the uppermost one that is seen here: from the group's name,
+/// and where the hierarchy is mounted.
+fn own_group(cgroup: &str, mountinfo: &str) -> anyhow::Result<(PathBuf, PathBuf)> {
     let name = cgroup.lines().find_map(|line| line.strip_prefix("0::"));
     let name = name.ok_or_else(|| anyhow::anyhow!("this system has no control groups of version 2"))?;
     let mount = mountinfo.lines().find_map(|line| {
@@ -250,23 +258,19 @@ fn own_group(cgroup: &str, mountinfo: &str) -> anyhow::Result<PathBuf> {
         mount.ok_or_else(|| anyhow::anyhow!("control groups of version 2 are not mounted"))?;
     let below = Path::new(name).strip_prefix(root);
     let below = below.map_err(|_| anyhow::anyhow!("the worker's control group {name} is not mounted"))?;
-    Ok(Path::new(mount).join(below))
+    Ok((Path::new(mount).join(below), mount.into()))
 }
 
 /// The folder below which groups with limits can be made, made ready for it.
-fn base(own: &Path, offered: &str) -> anyhow::Result<PathBuf> {
+fn base(own: &Path, mount: &Path, offered: &str) -> anyhow::Result<PathBuf> {
     let has_all =
         |text: &str| CONTROLLERS.iter().all(|name| text.split_whitespace().any(|word| word == *name));
-    // Beside this process, where an earlier worker of it moved it or where there are limits anyway.
-    let beside = || {
-        let parent = own.parent().filter(|parent| parent.join("cgroup.subtree_control").exists())?;
-        let given = fs::read_to_string(parent.join("cgroup.subtree_control")).ok()?;
-        has_all(&given).then(|| parent.to_owned())
-    };
+    // Where an earlier worker moved this process.
     if own.ends_with(WORKER)
-        && let Some(parent) = beside()
+        && let Some(parent) = own.parent()
+        && has_all(&fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap_or_default())
     {
-        return Ok(parent);
+        return Ok(parent.to_owned());
     }
     anyhow::ensure!(
         has_all(offered),
@@ -276,17 +280,34 @@ fn base(own: &Path, offered: &str) -> anyhow::Result<PathBuf> {
         offered.trim()
     );
     // Only the root of all has no type. It alone may hold processes beside groups with limits.
-    if own.join("cgroup.type").exists() && !others_in(own)?.is_empty() {
-        return beside().ok_or_else(|| {
-            anyhow::anyhow!("the control group {} holds other processes beside the worker", own.display())
-        });
-    }
     if own.join("cgroup.type").exists() {
+        anyhow::ensure!(
+            is_given(own, mount),
+            "the control group {} was not given to the worker (Delegate=yes of systemd does)",
+            own.display()
+        );
+        anyhow::ensure!(
+            others_in(own)?.is_empty(),
+            "the control group {} holds other processes beside the worker",
+            own.display()
+        );
         move_aside(own)?;
     }
     enable(own, &CONTROLLERS)?;
     let _ = enable(own, &["cpu"]);
     Ok(own.to_owned())
+}
+
+/// Whether a group is the worker's to divide: it is marked so, all that a container sees, or another user may write to it
+/// only because somebody gave it away.
+fn is_given(group: &Path, mount: &Path) -> bool {
+    let is_marked = |name: &str| {
+        let mut value = [0; 8];
+        rustix::fs::getxattr(group, name, &mut value).is_ok_and(|length| &value[..length] == b"1")
+    };
+    group == mount
+        || !rustix::process::geteuid().is_root()
+        || ["user.delegate", "trusted.delegate"].into_iter().any(is_marked)
 }
 
 fn processes_in(group: &Path) -> io::Result<Vec<u32>> {
@@ -301,8 +322,8 @@ fn others_in(group: &Path) -> io::Result<Vec<u32>> {
     let is_ours = |pid: u32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-        // One that is gone by now is in nobody's way.
-        pid == own || parent.is_none_or(|parent| parent.trim() == own.to_string())
+        // One that is gone by now is in nobody's way; 0 stands for one that cannot be seen from here.
+        pid == own || pid != 0 && parent.is_none_or(|parent| parent.trim() == own.to_string())
     };
     Ok(processes_in(group)?.into_iter().filter(|pid| !is_ours(*pid)).collect())
 }
@@ -373,10 +394,11 @@ fn sweep_noted(name: &str, note: &Path) {
 }
 
 fn sweep(folder: &Path) {
+    let deadline = Instant::now() + EMPTY_TIME_MAX;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().as_bytes().starts_with(b"action-") {
             kill(&entry.path());
-            empty_and_remove(&entry.path());
+            empty_and_remove(&entry.path(), deadline);
         }
     }
 }
@@ -389,8 +411,7 @@ fn kill(group: &Path) {
 }
 
 /// Ends what is in a group and removes it, as soon as all that is gone.
-fn empty_and_remove(group: &Path) {
-    let deadline = Instant::now() + EMPTY_TIME_MAX;
+fn empty_and_remove(group: &Path, deadline: Instant) {
     while let Err(error) = fs::remove_dir(group) {
         match error.kind() {
             io::ErrorKind::NotFound => return,
@@ -422,7 +443,7 @@ mod tests {
     #[test]
     fn the_group_of_a_process_is_found() {
         let found = |cgroup, mounts| own_group(cgroup, mounts).map_err(|error| error.to_string());
-        let path = |text: &str| Ok(PathBuf::from(text));
+        let path = |text: &str| Ok((PathBuf::from(text), PathBuf::from("/sys/fs/cgroup")));
         assert_eq!(found("0::/a.slice/b.service\n", MOUNTS), path("/sys/fs/cgroup/a.slice/b.service"));
         assert_eq!(found("0::/\n", MOUNTS), path("/sys/fs/cgroup"));
         assert_eq!(found("0::/box/in\n", PART), path("/sys/fs/cgroup/in"));

@@ -113,7 +113,7 @@ impl NativeExecutor {
     }
 
     fn is_filtered(&self) -> bool {
-        self.sandbox.is_some() && self.settings.system_calls == SystemCalls::Filtered
+        self.sandbox.as_ref().is_some_and(Sandbox::is_filtered)
     }
 
     /// The process to start, and in a sandbox the socket to it.

@@ -148,8 +148,21 @@ impl Sandbox {
                 shown.display()
             );
         }
-        let sandbox = Self { program: program.to_owned(), settings: settings.clone(), groups: None };
-        match sandbox.probe(folder, None) {
+        let mut sandbox = Self { program: program.to_owned(), settings: settings.clone(), groups: None };
+        let mut probed = sandbox.probe(folder, None);
+        if settings.mode == SandboxMode::Auto
+            && settings.system_calls == SystemCalls::Filtered
+            && let Err(why) = &probed
+        {
+            // Without the filter is better than without a sandbox.
+            let why = format!("{why:#}");
+            sandbox.settings.system_calls = SystemCalls::All;
+            probed = sandbox.probe(folder, None);
+            if probed.is_ok() {
+                tracing::warn!(why, "system calls of native actions cannot be filtered here");
+            }
+        }
+        match probed {
             Ok(()) => sandbox.with_groups(folder).map(Some),
             Err(why) if settings.mode == SandboxMode::Require => {
                 Err(why.context("worker.sandbox.mode is \"require\", and no sandbox can be made here"))
@@ -172,13 +185,23 @@ impl Sandbox {
             return Ok(self);
         }
         let found = Groups::find_for(folder).and_then(|groups| {
-            let group = groups.make(&self.group_limits())?;
+            let group = groups.make(&GroupLimits { cpus_max: None, ..self.group_limits() })?;
             self.probe(folder, Some(&group))?;
             Ok(groups)
         });
         match found {
             Ok(groups) => {
                 tracing::info!(below = %groups.folder().display(), "native actions have control groups");
+                if self.settings.cpus_max.is_some() && !groups.has_cpu() {
+                    anyhow::ensure!(
+                        mode != ActionGroups::Require,
+                        "worker.sandbox.groups is \"require\", and control groups here cannot hold to worker.sandbox.cpus_max"
+                    );
+                    tracing::warn!(
+                        "worker.sandbox.cpus_max does not hold: control groups here have no controller cpu"
+                    );
+                    self.settings.cpus_max = None;
+                }
                 self.groups = Some(groups);
             }
             Err(why) if mode == ActionGroups::Require => {
@@ -188,10 +211,14 @@ impl Sandbox {
             }
             Err(why) => {
                 let why = format!("{why:#}");
-                tracing::info!(
-                    why,
-                    "native actions have no control groups: limits are those of each process"
-                );
+                if self.settings.memory_bytes_max.is_some() || self.settings.cpus_max.is_some() {
+                    tracing::warn!(
+                        why,
+                        "native actions have no control groups: limits are those of each process"
+                    );
+                } else {
+                    tracing::info!(why, "native actions have no control groups");
+                }
             }
         }
         Ok(self)
@@ -200,6 +227,11 @@ impl Sandbox {
     fn group_limits(&self) -> GroupLimits {
         let SandboxSettings { memory_bytes_max, processes_max, cpus_max, .. } = self.settings;
         GroupLimits { memory_bytes_max, processes_max, cpus_max }
+    }
+
+    /// Whether actions are refused system calls.
+    pub(super) fn is_filtered(&self) -> bool {
+        self.settings.system_calls == SystemCalls::Filtered
     }
 
     /// Whether actions are bounded as a whole.

@@ -45,7 +45,7 @@ impl LocalQueue {
     pub fn remove_worker(&self, worker: WorkerId, loss: &Loss) {
         self.update(|inner| inner.state.remove_worker(Instant::now(), worker, loss));
         if self.is_shutting_down() {
-            // What was just queued again finds no worker any more.
+            // Those who follow what was just queued again come to the end of their stream.
             self.shut_down();
         }
     }

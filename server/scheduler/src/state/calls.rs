@@ -101,7 +101,9 @@ impl Scheduler {
         for class in classes {
             called.extend(self.sleeper_for(now, class, due));
         }
-        called.extend(workers.into_iter().filter(|worker| self.has_something_for(*worker)));
+        // What goes first for those that are kept free changes with every start: shares and limits do.
+        let kept = self.kept_free.values().copied();
+        called.extend(workers.into_iter().chain(kept).filter(|worker| self.has_something_for(*worker)));
         called.iter().for_each(|worker| self.wake(*worker));
         self.check();
         called
@@ -111,7 +113,10 @@ impl Scheduler {
     fn sleeper_for(&self, now: Instant, class: ClassId, due: bool) -> Option<WorkerId> {
         let entry = self.classes.find(class).filter(|entry| !entry.idle.is_empty())?;
         let (first, _) = self.queue.next(&[class], |tenant, class| self.may_start(tenant, class))?;
-        let mut free = entry.idle.iter().filter(|worker| !self.is_kept_free(**worker));
+        let mut free = entry
+            .idle
+            .iter()
+            .filter(|worker| !self.is_kept_free(**worker) || self.has_something_for(**worker));
         let able = free.clone().find(|worker| self.workers[worker].has_room(entry.key.memory));
         let waited = || now.saturating_duration_since(self.runs[&first].since);
         let wants_one =
@@ -119,15 +124,23 @@ impl Scheduler {
         able.or_else(|| if wants_one() { free.next() } else { None }).copied()
     }
 
-    /// Whether a sleeping worker would be given a run if it looked.
-    pub(super) fn has_something_for(&self, worker: WorkerId) -> bool {
-        let Some(entry) = self.workers.get(&worker) else { return false };
-        if !entry.idle || self.is_kept_free(worker) {
+    /// Whether a sleeping worker would be given a run if it looked: what [`assign`](Scheduler::assign) does, without
+    /// the doing.
+    fn has_something_for(&self, worker: WorkerId) -> bool {
+        let Some(entry) = self.workers.get(&worker).filter(|entry| entry.idle) else { return false };
+        let has_room = |class: &ClassId| entry.has_room(self.classes.get(*class).key.memory);
+        let next =
+            |classes: &[ClassId]| self.queue.next(classes, |tenant, class| self.may_start(tenant, class));
+        let mut able = self.able(worker);
+        let Some((first, class)) = next(&able) else { return false };
+        if has_room(&class) {
+            return true;
+        }
+        if self.kept_free.get(&first) == Some(&worker) {
             return false;
         }
-        let mut able = self.able(worker);
-        able.retain(|class| entry.has_room(self.classes.get(*class).key.memory));
-        self.queue.next(&able, |tenant, class| self.may_start(tenant, class)).is_some()
+        able.retain(has_room);
+        next(&able).is_some()
     }
 
     /// The classes that a worker serves in which something waits.

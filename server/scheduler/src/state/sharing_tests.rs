@@ -238,6 +238,55 @@ fn a_worker_is_kept_free_for_what_needs_much_memory() {
 }
 
 #[test]
+fn who_is_kept_free_is_called_for_what_goes_first() {
+    let mut story = Story::new(SchedulerLimits::default(), &[]);
+    let worker = story.s.add_worker(Offer { memory_bytes: Some(100), ..linux(3) });
+    let add = |story: &mut Story, of: &str, memory_bytes: u64| {
+        let job = Job { memory_bytes, ..story.job(of, "") };
+        story.submit(job)
+    };
+    add(&mut story, "a", 60);
+    story.s.assign(story.now, worker).unwrap();
+    add(&mut story, "a", 90);
+    story.now += seconds(31);
+    assert!(story.s.assign(story.now, worker).is_none(), "it is kept free");
+    story.s.sleep(worker);
+    assert!(story.s.take_called(story.now).is_empty(), "there is no room yet");
+    add(&mut story, "b", 10);
+    assert_eq!(story.s.take_called(story.now), [worker].into());
+    assert_eq!(story.s.assign(story.now, worker).unwrap().job.instance, tenant("b"), "it has had less");
+}
+
+#[test]
+fn who_is_kept_free_is_called_when_a_limit_was_all_that_held() {
+    let policy = TenantPolicy { running_max: Some(1), ..TenantPolicy::default() };
+    let mut story = Story::new(SchedulerLimits::default(), &[("a", policy)]);
+    let add = |story: &mut Story, of: &str, memory_bytes: u64| {
+        let job = Job { memory_bytes, ..story.job(of, "") };
+        story.submit(job)
+    };
+    let small = story.s.add_worker(Offer { memory_bytes: Some(100), ..linux(2) });
+    add(&mut story, "c", 20);
+    story.s.assign(story.now, small).unwrap();
+    let large = story.s.add_worker(Offer { memory_bytes: Some(100), ..linux(3) });
+    add(&mut story, "b", 60);
+    let first = story.s.assign(story.now, large).unwrap();
+    add(&mut story, "a", 90);
+    story.now += seconds(31);
+    assert!(story.s.assign(story.now, large).is_none(), "it is kept free");
+    add(&mut story, "a", 10);
+    let second = story.s.assign(story.now, small).unwrap();
+    assert_eq!(second.job.memory_bytes, 10);
+    story.s.complete(story.now, large, first.run, ok());
+    assert!(story.s.assign(story.now, large).is_none(), "the tenant has all it may have");
+    story.s.sleep(large);
+    story.s.take_called(story.now);
+    story.s.complete(story.now, small, second.run, ok());
+    assert!(story.s.take_called(story.now).contains(&large));
+    assert_eq!(story.s.assign(story.now, large).unwrap().job.memory_bytes, 90);
+}
+
+#[test]
 fn a_silent_worker_is_lost_and_another_gets_its_run() {
     let mut story = Story::new(SchedulerLimits::default(), &[]);
     let (first, second) = (story.s.add_worker(linux(1)), story.s.add_worker(linux(1)));

@@ -99,7 +99,7 @@ impl<'a> Objects<'a> {
         let bytes = self.of_kind(id, Kind::Blob)?;
         let why = if bytes.is_empty() || bytes.contains(&0) {
             "leads to no path"
-        } else if bytes.len() > PATH_BYTES_MAX {
+        } else if bytes.len() >= PATH_BYTES_MAX {
             "leads to a path that is too long"
         } else if let Ok(target) = String::from_utf8(bytes) {
             return Ok(target);
