@@ -137,12 +137,17 @@ struct Ended {
     said: String,
 }
 
+/// The environment of children with a limit of memory, for the allocator that the program may have: address space that it
+/// keeps for later counts towards the limit.
+pub(super) const ALLOCATOR_SETTINGS: [(&str, &str); 1] = [("_RJEM_MALLOC_CONF", "retain:false")];
+
 /// Runs a child to its end. Dropping the future kills it.
 async fn run(program: &Path, request: &Request, module: &Bytes, artifact: Stdio) -> Result<Ended, Failure> {
     let mut child = Command::new(program)
         .arg("compile-module")
         .args(request.to_arguments())
         .env_clear()
+        .envs(ALLOCATOR_SETTINGS)
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(artifact)
