@@ -92,6 +92,7 @@ async fn one_folder(room: Room, crashes: u32, random: &mut Random) {
         if damage == Damage::TailTorn {
             ledger.forget_since(before);
         }
+        ledger.older_may_return |= damage == Damage::IndexCut && !ledger.keeps_all;
         damage.inflict(&store, &old, random);
     }
     let server = start(&folder, room);
