@@ -137,9 +137,9 @@ struct Ended {
     said: String,
 }
 
-/// The environment of children with a limit of memory, for the allocator that the program may have: address space that it
+/// The environment of the compiler's process, whose memory is limited, for the allocator that the program may have: address space that it
 /// keeps for later counts towards the limit.
-pub(super) const ALLOCATOR_SETTINGS: [(&str, &str); 1] = [("_RJEM_MALLOC_CONF", "retain:false")];
+const ALLOCATOR_SETTINGS: [(&str, &str); 1] = [("_RJEM_MALLOC_CONF", "retain:false")];
 
 /// Runs a child to its end. Dropping the future kills it.
 async fn run(program: &Path, request: &Request, module: &Bytes, artifact: Stdio) -> Result<Ended, Failure> {

@@ -90,7 +90,6 @@ impl Run<'_> {
         let mut child = Command::new(self.program)
             .args(["run-component", &self.tier.to_string()])
             .env_clear()
-            .envs(super::compile::ALLOCATOR_SETTINGS)
             .current_dir("/")
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::from(code))
