@@ -225,6 +225,19 @@ impl Fleet {
         (member.connection == Some(connection)).then_some(member.leave)
     }
 
+    /// Changes the queue on behalf of a connection, unless its worker has another one by now: what two connections of a
+    /// worker do never comes in between. `None` when it has.
+    fn on_behalf_of<T>(
+        &self,
+        name: &str,
+        connection: u64,
+        change: impl FnOnce(&LocalQueue) -> T,
+    ) -> Option<T> {
+        let inner = self.lock();
+        let member = inner.members.get(name).filter(|member| member.connection == Some(connection));
+        member.map(|_| change(&self.shared.queue))
+    }
+
     /// Notes that a worker offers something else. Only that it leaves is of interest.
     fn offers(&self, name: &str, offer: &wardian::WorkerOffer) {
         let mut inner = self.lock();
@@ -341,25 +354,12 @@ fn name_of(state: &wardian::WorkerState) -> &str {
 }
 
 #[cfg(test)]
+mod test_setup;
+
+#[cfg(test)]
 mod tests {
-    use wardian_scheduler::{SchedulerLimits, Tenants};
-    use wardian_store::action_cache::ActionCache;
-    use wardian_store::backend::MemoryStore;
-
+    use super::test_setup::{fleet, offer};
     use super::*;
-    use crate::logs::LogLimits;
-
-    fn fleet() -> Fleet {
-        let store = Arc::new(MemoryStore::new(1 << 20));
-        let action_cache = ActionCache::new(store.clone(), store.clone());
-        let queue = LocalQueue::new(SchedulerLimits::default(), Tenants::default(), action_cache);
-        let logs = LogStreams::new(LogLimits::default());
-        Fleet::new(queue, store, logs, TrustedModules::default(), Vec::new(), FleetLimits::default())
-    }
-
-    fn offer() -> wardian::WorkerOffer {
-        wardian::WorkerOffer { name: "w".into(), incarnation: "a".into(), slots: 1, ..Default::default() }
-    }
 
     #[tokio::test]
     async fn a_worker_that_was_told_to_end_while_it_was_away_hears_of_it() {

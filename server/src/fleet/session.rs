@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 use wardian_proto::{DigestFunction, reapi, wardian};
-use wardian_scheduler::{Assignment, Loss, RunId, WorkQueue as _};
+use wardian_scheduler::{Assignment, LocalQueue, Loss, RunId, WorkQueue as _};
 
 use super::{Fleet, Joined};
 
@@ -103,7 +103,7 @@ impl Session {
         let lease = self.fleet.shared.limits.lease;
         let queue = self.fleet.shared.queue.clone();
         let bell = queue.bell(self.joined.worker);
-        let mut next = self.begin(&first);
+        let mut next = self.begin(&first)?;
         self.take(first, &mut next)?;
         let mut answer = true;
         loop {
@@ -157,27 +157,28 @@ impl Session {
 
     /// Compares what the worker has with what it should have, at the start of a connection: what was on its way on an
     /// earlier one is lost by now.
-    fn begin(&mut self, first: &wardian::WorkerReport) -> wardian::WorkerOrders {
-        let queue = self.fleet.shared.queue.clone();
+    fn begin(&mut self, first: &wardian::WorkerReport) -> Result<wardian::WorkerOrders, Status> {
         let worker = self.joined.worker;
         let mut orders = wardian::WorkerOrders::default();
-        let mut held = HashSet::new();
-        for name in &first.held {
-            let run = queue.parse_run_name(name);
-            match run.and_then(|run| Some((run, queue.keeps(worker, run)?))) {
-                Some((run, cancelled)) => {
-                    held.insert(run);
-                    self.given.insert(run, GivenRun { sequence: 0, cancelled, told: false });
+        let given = &mut self.given;
+        let compare = |queue: &LocalQueue| {
+            for name in &first.held {
+                let run = queue.parse_run_name(name);
+                match run.and_then(|run| Some((run, queue.keeps(worker, run)?))) {
+                    Some((run, cancelled)) => {
+                        given.insert(run, GivenRun { sequence: 0, cancelled, told: false });
+                    }
+                    None => orders.cancelled.push(name.clone()),
                 }
-                None => orders.cancelled.push(name.clone()),
             }
-        }
-        for run in queue.runs_of(worker) {
-            if !held.contains(&run) {
-                queue.give_back(worker, run, &Loss::NotReceived);
+            for run in queue.runs_of(worker) {
+                if !given.contains_key(&run) {
+                    queue.give_back(worker, run, &Loss::NotReceived);
+                }
             }
-        }
-        orders
+        };
+        self.fleet.on_behalf_of(&self.name, self.joined.connection, compare).ok_or_else(replaced)?;
+        Ok(orders)
     }
 
     /// Brings a report into the queue.
@@ -210,19 +211,25 @@ impl Session {
                 _ => orders.acknowledged.push(name),
             }
         }
-        for run in report.returned.iter().filter_map(|name| queue.parse_run_name(name)) {
-            queue.give_back(worker, run, &Loss::Returned);
-            self.given.remove(&run);
-        }
-        let held: HashSet<RunId> = report.held.iter().filter_map(|name| queue.parse_run_name(name)).collect();
-        for run in queue.runs_of(worker) {
-            let named = self.given.get(&run).is_some_and(|given| given.sequence <= report.orders_seen);
-            if named && !held.contains(&run) {
-                queue.give_back(worker, run, &Loss::Dropped);
-                self.given.remove(&run);
+        // A late report on a connection that was replaced speaks of what the worker had then: what it has been given since
+        // on the other one would seem lost.
+        let given = &mut self.given;
+        let compare = |queue: &LocalQueue| {
+            let parse = |name: &String| queue.parse_run_name(name);
+            for run in report.returned.iter().filter_map(parse) {
+                queue.give_back(worker, run, &Loss::Returned);
+                given.remove(&run);
             }
-        }
-        Ok(())
+            let held: HashSet<RunId> = report.held.iter().filter_map(parse).collect();
+            for run in queue.runs_of(worker) {
+                let named = given.get(&run).is_some_and(|given| given.sequence <= report.orders_seen);
+                if named && !held.contains(&run) {
+                    queue.give_back(worker, run, &Loss::Dropped);
+                    given.remove(&run);
+                }
+            }
+        };
+        self.fleet.on_behalf_of(&self.name, self.joined.connection, compare).ok_or_else(replaced)
     }
 
     /// Ends a run, and acknowledges its result once that survives a restart.
@@ -250,9 +257,16 @@ impl Session {
         orders.lease = lease.try_into().ok();
     }
 
+    /// The next run for the worker. A connection that was replaced gets none, as nobody would ever hear of it: the other
+    /// one has compared what the worker has with what it should have already.
+    fn assign(&self) -> Option<Assignment> {
+        let assign = |queue: &LocalQueue| queue.assign(self.joined.worker);
+        self.fleet.on_behalf_of(&self.name, self.joined.connection, assign)?
+    }
+
     /// Adds what the worker should know to the orders.
     fn collect(&mut self, orders: &mut wardian::WorkerOrders) -> Result<(), Status> {
-        let queue = &self.fleet.shared.queue;
+        let queue = self.fleet.shared.queue.clone();
         let worker = self.joined.worker;
         if !queue.knows(worker) {
             return Err(lost());
@@ -261,10 +275,7 @@ impl Session {
             // It goes on with what it has, and reports it to the next process.
             return Err(Status::unavailable("the server is shutting down"));
         }
-        let leave = self
-            .fleet
-            .current(&self.name, self.joined.connection)
-            .ok_or_else(|| Status::aborted("the worker has another connection"))?;
+        let leave = self.fleet.current(&self.name, self.joined.connection).ok_or_else(replaced)?;
         if leave && !self.leave {
             self.leave = true;
             orders.leave = true;
@@ -281,7 +292,7 @@ impl Session {
             let known = all.into_iter().filter(|module| module.function() == DigestFunction::Sha256);
             orders.trusted_modules = known.take(TRUSTED_MODULES_MAX).map(|module| module.to_wire()).collect();
         }
-        while let Some(assignment) = queue.assign(worker) {
+        while let Some(assignment) = self.assign() {
             let Assignment { run, job, queued_at, cancelled } = assignment;
             orders.runs.push(wardian::RunOrder {
                 run: queue.run_name(run),
@@ -306,6 +317,13 @@ fn is_empty(orders: &wardian::WorkerOrders) -> bool {
         && !orders.leave
 }
 
+fn replaced() -> Status {
+    Status::aborted("the worker has another connection")
+}
+
 fn lost() -> Status {
     Status::aborted("nothing was heard of the worker for longer than its lease; it is to connect anew")
 }
+
+#[cfg(test)]
+mod tests;
