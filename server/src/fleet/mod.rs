@@ -23,7 +23,7 @@ use wardian_store::BlobStore;
 use self::logs::WorkerLogs;
 use crate::logs::LogStreams;
 
-pub(crate) use self::offer::to_wire as offer_to_wire;
+pub(crate) use self::offer::{AHEAD_PER_SLOT_MAX, to_wire as offer_to_wire};
 pub(crate) use self::session::{ORDERS_WAITING_MAX, serve};
 
 /// How much later than its lease a worker may be found to be lost.
@@ -118,6 +118,8 @@ pub(crate) struct KindFigures {
     pub(crate) slots: u64,
     /// Slots that could be given something now.
     pub(crate) slots_free: u64,
+    /// Runs beside those that have a slot.
+    pub(crate) runs_ahead: u64,
 }
 
 impl Fleet {
@@ -265,6 +267,7 @@ impl Fleet {
                 let offer = member.map_or_else(|| offer::to_wire(&view.offer), |m| m.offer.clone());
                 wardian::WorkerState {
                     running: u32::try_from(view.running).unwrap_or(u32::MAX),
+                    ahead: u32::try_from(view.ahead).unwrap_or(u32::MAX),
                     memory_used_bytes: view.memory_used,
                     paused: view.draining,
                     inside: member.is_none(),
@@ -291,6 +294,7 @@ impl Fleet {
             let member = members.get(&view.id);
             let kind = &mut kinds[usize::from(member.is_some())];
             kind.slots += view.offer.slots as u64;
+            kind.runs_ahead += view.ahead as u64;
             if !view.draining {
                 kind.slots_free += view.offer.slots.saturating_sub(view.running) as u64;
             }

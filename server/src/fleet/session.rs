@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use wardian_proto::{DigestFunction, reapi, wardian};
+use wardian_scheduler::state::Holding;
 use wardian_scheduler::{Assignment, LocalQueue, Loss, RunId, WorkQueue as _};
 
 use super::{Fleet, Joined};
@@ -16,6 +18,9 @@ pub(crate) const ORDERS_WAITING_MAX: usize = 4;
 
 /// How long a new connection may take to say who it is.
 const FIRST_REPORT_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long what is acknowledged may wait for other orders to go along with. Nobody waits for it.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(10);
 
 /// Modules that are named in one message, at the most: far below the largest message.
 const TRUSTED_MODULES_MAX: usize = 10_000;
@@ -77,6 +82,8 @@ struct GivenRun {
     cancelled: watch::Receiver<bool>,
     /// It was told that nobody wants the run.
     told: bool,
+    /// The orders that asked for it, unless the worker has begun it.
+    asked: Option<u64>,
 }
 
 struct Session {
@@ -106,6 +113,7 @@ impl Session {
         let mut next = self.begin(&first)?;
         self.take(first, &mut next)?;
         let mut answer = true;
+        let mut acknowledge_by = None;
         loop {
             // Listen before looking, so that what comes in between is not slept through.
             let mut rung = std::pin::pin!(bell.rung());
@@ -118,16 +126,20 @@ impl Session {
                 }
                 return Err(status);
             }
-            if answer || !is_empty(&next) {
+            let is_late = acknowledge_by.is_some_and(|by: Instant| by <= Instant::now());
+            if answer || is_late || !is_empty(&next) {
                 super::enclose::enclose(&*self.fleet.shared.blobs, &mut next.runs).await;
                 self.stamp(&mut next, lease);
                 let sent = tokio::time::timeout(lease, orders.send(Ok(std::mem::take(&mut next)))).await;
                 match sent {
-                    Ok(Ok(())) => answer = false,
+                    Ok(Ok(())) => (answer, acknowledge_by) = (false, None),
                     // The stream of orders is gone.
                     Ok(Err(_)) => return Ok(()),
                     Err(_) => return Err(Status::deadline_exceeded("the worker does not read its orders")),
                 }
+            }
+            if !next.acknowledged.is_empty() {
+                acknowledge_by.get_or_insert_with(|| Instant::now() + ACKNOWLEDGED_WITHIN);
             }
             // Not while orders are read and sent: others would wait for it.
             queue.sleep(self.joined.worker);
@@ -149,6 +161,7 @@ impl Session {
                     self.forget_ended();
                 }
                 () = rung => {}
+                () = at(acknowledge_by) => {}
                 // Nobody may ring when the worker is lost.
                 () = tokio::time::sleep(lease) => {}
             }
@@ -161,12 +174,23 @@ impl Session {
         let worker = self.joined.worker;
         let mut orders = wardian::WorkerOrders::default();
         let given = &mut self.given;
+        let ended: HashSet<&String> = first.results.iter().map(|result| &result.run).collect();
+        let waiting: HashSet<&String> = first.waiting.iter().collect();
+        let holding = |name: &String| match name {
+            name if ended.contains(name) => Holding::Ended,
+            name if waiting.contains(name) => Holding::Waiting,
+            _ => Holding::Begun,
+        };
         let compare = |queue: &LocalQueue| {
-            for name in &first.held {
+            queue.forget_questions(worker);
+            // What has begun has its place before what has not.
+            let first_begun = first.held.iter().filter(|name| holding(name) != Holding::Waiting);
+            for name in first_begun.chain(&first.waiting) {
                 let run = queue.parse_run_name(name);
-                match run.and_then(|run| Some((run, queue.keeps(worker, run)?))) {
+                match run.and_then(|run| Some((run, queue.keeps(worker, run, holding(name))?))) {
                     Some((run, cancelled)) => {
-                        given.insert(run, GivenRun { sequence: 0, cancelled, told: false });
+                        let known = GivenRun { sequence: 0, cancelled, told: false, asked: None };
+                        given.insert(run, known);
                     }
                     None => orders.cancelled.push(name.clone()),
                 }
@@ -228,6 +252,13 @@ impl Session {
                     given.remove(&run);
                 }
             }
+            // What it has still, although it knows that it was asked for it, it has begun.
+            for (run, given) in given.iter_mut() {
+                if given.asked.is_some_and(|asked| asked <= report.orders_seen) {
+                    given.asked = None;
+                    queue.has_begun(worker, *run);
+                }
+            }
         };
         self.fleet.on_behalf_of(&self.name, self.joined.connection, compare).ok_or_else(replaced)
     }
@@ -286,6 +317,12 @@ impl Session {
                 orders.cancelled.push(queue.run_name(*run));
             }
         }
+        for run in queue.take_questions(worker) {
+            if let Some(given) = self.given.get_mut(&run) {
+                given.asked = Some(self.sequence + 1);
+                orders.give_back.push(queue.run_name(run));
+            }
+        }
         if self.trusted != self.fleet.shared.trusted.count() {
             let all = self.fleet.shared.trusted.all();
             self.trusted = all.len();
@@ -302,19 +339,28 @@ impl Session {
                 queued: Some(queued_at.into()),
                 blobs: Vec::new(),
             });
-            let given = GivenRun { sequence: self.sequence + 1, cancelled, told: false };
+            let given = GivenRun { sequence: self.sequence + 1, cancelled, told: false, asked: None };
             self.given.insert(run, given);
         }
         Ok(())
     }
 }
 
+/// Whether nobody waits for these orders.
 fn is_empty(orders: &wardian::WorkerOrders) -> bool {
     orders.runs.is_empty()
         && orders.cancelled.is_empty()
-        && orders.acknowledged.is_empty()
+        && orders.give_back.is_empty()
         && orders.trusted_modules.is_empty()
         && !orders.leave
+}
+
+/// Waits until then; for ever when there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn replaced() -> Status {

@@ -119,12 +119,16 @@ impl<K: Clone + Ord + Hash> Shares<K> {
         Charge(charge)
     }
 
-    /// Corrects the charge at the end of a piece of work that took `used`.
-    pub(crate) fn finish(&mut self, key: &K, Charge(charged): Charge, used: Duration) {
-        let used = u64::try_from(used.as_micros()).unwrap_or(u64::MAX).min(CHARGE_MICROS_MAX);
+    /// Corrects the charge at the end of a piece of work that took `used`, or hands it back when it never began.
+    pub(crate) fn finish(&mut self, key: &K, Charge(charged): Charge, used: Option<Duration>) {
+        let micros = |used: Duration| u64::try_from(used.as_micros()).unwrap_or(u64::MAX);
+        let took = used.map(|used| micros(used).min(CHARGE_MICROS_MAX));
         let sharer = self.sharers.get_mut(key).expect("what runs is not forgotten");
         sharer.running -= 1;
-        sharer.usual_micros = (sharer.usual_micros * 7 + used) / 8;
+        if let Some(took) = took {
+            sharer.usual_micros = (sharer.usual_micros * 7 + took) / 8;
+        }
+        let used = took.unwrap_or(0);
         let fair = |micros: u64| micros * SCALE / sharer.weight;
         let claim = (sharer.claim + fair(used)).saturating_sub(fair(charged));
         self.claims(key, claim);
@@ -180,5 +184,30 @@ impl<K: Clone + Ord + Hash> Shares<K> {
 impl Sharer {
     fn is_idle(&self) -> bool {
         self.running == 0 && self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_began_costs_nothing_and_says_nothing_of_how_long_work_takes() {
+        let mut shares = Shares::default();
+        let class = ClassId(1);
+        for _ in 0..3 {
+            shares.enter(&"a", 2, class);
+        }
+        let begun = shares.start(&"a");
+        shares.leave(&"a", class);
+        let before = (shares.sharers["a"].claim, shares.sharers["a"].usual_micros);
+        let ahead = shares.start(&"a");
+        shares.leave(&"a", class);
+        assert!(shares.sharers["a"].claim > before.0);
+        shares.finish(&"a", ahead, None);
+        assert_eq!((shares.sharers["a"].claim, shares.sharers["a"].usual_micros), before);
+        shares.finish(&"a", begun, Some(Duration::ZERO));
+        assert!(shares.sharers["a"].usual_micros < before.1);
+        shares.check();
     }
 }

@@ -29,6 +29,10 @@ pub(super) struct Class {
     pub(super) workers: BTreeSet<WorkerId>,
     /// Those of them that sleep and have a free slot.
     pub(super) idle: BTreeSet<WorkerId>,
+    /// Those that have a free slot, asleep or not.
+    pub(super) free: BTreeSet<WorkerId>,
+    /// Those that sleep and have no free slot, and take something ahead.
+    pub(super) eager: BTreeSet<WorkerId>,
     /// Without any, when its runs are given up.
     pub(super) given_up_at: Option<Instant>,
     /// How many runs are of this class, waiting or not.
@@ -49,8 +53,18 @@ pub(super) struct Classes {
 pub(super) struct Candidate<'a> {
     pub(super) id: WorkerId,
     pub(super) offer: &'a Offer,
+    pub(super) ready: Ready,
+}
+
+/// What a worker is ready for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ready {
     /// It sleeps and has a free slot.
     pub(super) idle: bool,
+    /// It has a free slot.
+    pub(super) free: bool,
+    /// It sleeps and has no free slot, and takes something ahead.
+    pub(super) eager: bool,
 }
 
 impl Class {
@@ -61,14 +75,19 @@ impl Class {
         let only_lost = !able.iter().any(|c| fresh(&c));
         let members = || able.iter().filter(|c| only_lost || fresh(c));
         self.workers = members().map(|c| c.id).collect();
-        self.idle = members().filter(|c| c.idle).map(|c| c.id).collect();
+        self.idle = members().filter(|c| c.ready.idle).map(|c| c.id).collect();
+        self.free = members().filter(|c| c.ready.free).map(|c| c.id).collect();
+        self.eager = members().filter(|c| c.ready.eager).map(|c| c.id).collect();
     }
 
-    fn idles(&mut self, worker: WorkerId, idle: bool) {
-        if idle {
-            self.idle.insert(worker);
-        } else {
-            self.idle.remove(&worker);
+    fn is_ready(&mut self, worker: WorkerId, ready: Ready) {
+        let Ready { idle, free, eager } = ready;
+        for (set, is_in) in [(&mut self.idle, idle), (&mut self.free, free), (&mut self.eager, eager)] {
+            if is_in {
+                set.insert(worker);
+            } else {
+                set.remove(&worker);
+            }
         }
     }
 }
@@ -95,6 +114,8 @@ impl Classes {
             key: key.clone(),
             workers: BTreeSet::new(),
             idle: BTreeSet::new(),
+            free: BTreeSet::new(),
+            eager: BTreeSet::new(),
             given_up_at: None,
             members: 1,
         };
@@ -141,10 +162,10 @@ impl Classes {
                 class.match_up(candidates());
             } else if let Some(now) = now.as_ref().filter(|now| now.offer.satisfies(&class.key.platform)) {
                 class.workers.insert(worker);
-                class.idles(worker, now.idle);
+                class.is_ready(worker, now.ready);
             } else {
                 class.workers.remove(&worker);
-                class.idle.remove(&worker);
+                class.is_ready(worker, Ready::default());
             }
             if !class.workers.is_empty() {
                 class.given_up_at = None;
@@ -152,10 +173,10 @@ impl Classes {
         }
     }
 
-    /// Notes in every class of a worker whether it sleeps and has a free slot.
-    pub(super) fn worker_idles(&mut self, worker: WorkerId, idle: bool) {
+    /// Notes in every class of a worker what it is ready for.
+    pub(super) fn worker_is_ready(&mut self, worker: WorkerId, ready: Ready) {
         for class in self.classes.values_mut().filter(|class| class.workers.contains(&worker)) {
-            class.idles(worker, idle);
+            class.is_ready(worker, ready);
         }
     }
 

@@ -74,6 +74,7 @@ impl Scheduler {
             since: now,
             standing: Standing::Waiting,
             attempts: Vec::new(),
+            came_back: false,
             held: None,
         };
         self.runs.insert(id, run);
