@@ -184,8 +184,8 @@ impl Fleet {
         for worker in std::mem::take(&mut self.idle) {
             loop {
                 let Some(given) = self.scheduler.assign(self.clock(), worker) else {
-                    // It is asked again when something comes in.
-                    if self.scheduler.runs_of(worker).len() < self.plan.slots + self.plan.ahead {
+                    // It is asked again when something comes in; for more ahead when it has reported something.
+                    if self.scheduler.runs_of(worker).len() < self.plan.slots {
                         self.idle.insert(worker);
                     }
                     break;
