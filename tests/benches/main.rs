@@ -9,6 +9,7 @@ mod executor;
 mod fleet;
 mod large_blobs;
 mod peer;
+mod prefetch;
 mod raw;
 mod shares;
 mod small_blobs;
@@ -24,7 +25,7 @@ use peer::{Peer, find_in_path};
 /// Measures a server of this build, and other servers beside it.
 #[derive(Parser)]
 struct Args {
-    /// Groups to run: small-blobs, large-blobs, action-cache, executor, fleet, shares; without any all but the last.
+    /// Groups to run: small-blobs, large-blobs, action-cache, executor, fleet, shares, prefetch; without any all but the last two.
     groups: Vec<Group>,
     /// The program `buildbox-casd`, to measure beside ours; without it the one in PATH, if any.
     #[arg(long, value_name = "PATH", env = "WARDIAN_BENCH_CASD")]
@@ -52,6 +53,8 @@ enum Group {
     Fleet,
     /// Takes a minute; only when it is asked for.
     Shares,
+    /// The same.
+    Prefetch,
 }
 
 #[tokio::main]
@@ -70,7 +73,12 @@ async fn main() -> anyhow::Result<()> {
         shares::run().await?;
         println!("\n{}\n", table::machine(1));
     }
-    let apart = |group: &Group| matches!(group, Group::Executor | Group::Fleet | Group::Shares);
+    if args.groups.contains(&Group::Prefetch) {
+        prefetch::run(&args.only).await?;
+        println!("\n{}\n", table::machine(1));
+    }
+    let apart =
+        |group: &Group| matches!(group, Group::Executor | Group::Fleet | Group::Shares | Group::Prefetch);
     if !args.groups.is_empty() && args.groups.iter().all(apart) {
         return Ok(());
     }

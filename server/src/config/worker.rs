@@ -51,6 +51,11 @@ pub(super) fn read(section: &mut Section<'_>, worker: &mut WorkerSettings) {
         section.count("wasm_modules_loaded_max", &mut limits.wasm_modules_loaded_max);
     });
     section.section("compile", |section| compile(section, &mut worker.compile));
+    section.section("prefetch", |section| {
+        let prefetch = &mut worker.prefetch;
+        section.boolean("enabled", &mut prefetch.enabled);
+        section.number("bytes_per_action_max", 1, i64::MAX as u64, &mut prefetch.bytes_per_action_max);
+    });
 }
 
 fn sandbox(section: &mut Section<'_>, sandbox: &mut SandboxSettings) {

@@ -3,6 +3,7 @@
 
 mod control;
 mod crowd;
+mod far;
 mod faults;
 mod proxy;
 mod restarts;
