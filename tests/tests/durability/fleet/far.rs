@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use wardian_proto::longrunning::CancelOperationRequest;
+use wardian_proto::longrunning::operations_client::OperationsClient;
+use wardian_proto::reapi::execution_stage::Value as Stage;
 use wardian_tests::{Built, Distance, Ended, TestAction, bytes_of, guest, reader_of};
 
-use super::{Fleet, Path, SERVER, WorkerProcess, assert_succeeded, ran_on, upload, wait_until};
+use super::{Fleet, Path, SERVER, WorkerProcess, assert_succeeded, ran_on, wait_until};
 
 /// Long enough that a command which asks for one file after the other asks for few while others come together.
 const ONE_WAY: Duration = Duration::from_millis(10);
@@ -103,22 +106,15 @@ async fn a_tree_above_its_bound_is_run_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_action_asks_for_nothing_more() {
     let far = Far::with("").await;
-    // It is cancelled while its inputs are on their way, or waits for its module, or runs for ever.
     let mut action = TestAction::wasm_tool(guest("loop"), &[]);
     for number in 0..40 {
         action = action.file(&format!("large/{number}"), bytes_of(1 << 20, number));
     }
-    let action = action.build();
-    upload(&far.fleet.server, &action).await.expect("it is uploaded");
-    let running = far.fleet.server.begin(&action).await;
-    wait_until("it is on the worker", async || {
-        far.fleet.states().await.iter().any(|worker| worker.running == 1)
-    })
-    .await;
-    let mut operations = wardian_proto::longrunning::operations_client::OperationsClient::new(
-        far.fleet.server.channel().await,
-    );
-    let request = wardian_proto::longrunning::CancelOperationRequest { name: running.name() };
+    let mut running = far.fleet.server.begin(&action.build()).await;
+    // Its inputs are on their way, or its module is compiled, or it runs for ever.
+    running.until_stage(Stage::Executing).await;
+    let mut operations = OperationsClient::new(far.fleet.server.channel().await);
+    let request = CancelOperationRequest { name: running.name() };
     operations.cancel_operation(request).await.expect("it is cancelled");
     drop(running);
     wait_until("the worker has nothing", async || {
