@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -20,6 +20,9 @@ use crate::{Built, Ended, Following};
 
 /// How many clock ticks a second has in /proc: the same on every Linux.
 const TICKS_PER_SECOND: u32 = 100;
+
+/// Whatever port is free.
+const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A process that is killed when this is dropped.
 pub struct Process(Child);
@@ -151,7 +154,7 @@ impl ServerProcess {
         settings: &str,
         listen: SocketAddr,
     ) -> anyhow::Result<Self> {
-        Self::start_with(program, folder, settings, &[], listen)
+        Self::start_with(program, folder, settings, listen, |_| ())
     }
 
     /// Starts the server in `program` on a free port and on the data in `folder`, and returns once it serves.
@@ -168,25 +171,40 @@ impl ServerProcess {
         settings: &str,
         environment: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self::start_with(program, folder, settings, environment, any)
+        Self::start_with(program, folder, settings, ANY_PORT, |command| {
+            command.envs(environment.iter().copied());
+        })
+    }
+
+    /// The same with what `filter` lets through written to `log`, where it stays when the server is killed.
+    pub fn start_traced(
+        program: &Path,
+        folder: &Path,
+        settings: &str,
+        filter: &str,
+        log: fs::File,
+    ) -> anyhow::Result<Self> {
+        Self::start_with(program, folder, settings, ANY_PORT, |command| {
+            command.env("WARDIAN_LOG", filter).stderr(log);
+        })
     }
 
     fn start_with(
         program: &Path,
         folder: &Path,
         settings: &str,
-        environment: &[(&str, &str)],
         listen: SocketAddr,
+        change: impl FnOnce(&mut Command),
     ) -> anyhow::Result<Self> {
         let config = folder.join("wardian.toml");
         fs::write(&config, without_sandbox(settings))?;
         let mut command = Command::new(program);
         command.args(["serve", "--listen", &listen.to_string(), "--data"]).arg(folder.join("data"));
-        command.arg("--config").arg(config).envs(environment.iter().copied());
+        command.arg("--config").arg(config);
         if std::env::var_os("WARDIAN_LOG").is_none() {
             command.env("WARDIAN_LOG", "error");
         }
+        change(&mut command);
         let mut process = Process::start(command.stdout(Stdio::piped()))?;
         let mut stdout = BufReader::new(process.0.stdout.take().context("the output is piped")?);
         let mut line = String::new();

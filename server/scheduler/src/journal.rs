@@ -34,7 +34,7 @@ const FOLD_EVERY: Duration = Duration::from_secs(1);
 /// A log that is larger than this goes to the database before it is time.
 const FOLD_BYTES: u64 = 8 << 20;
 
-/// Largest log. When the database is so far behind, changes fail.
+/// A log of this size gets nothing more: when the database is so far behind, changes fail.
 const LOG_BYTES_MAX: u64 = 256 << 20;
 
 /// Changes that may wait to be written while operations are taken in. What those do that are there is noted in any case.
@@ -422,7 +422,8 @@ impl Writer {
                 self.log.insert(log)
             }
         };
-        if log.length() + frames.len() as u64 > LOG_BYTES_MAX {
+        // What is noted at once is written at once, however large: all of it is in memory already.
+        if log.length() >= LOG_BYTES_MAX {
             let text = format!("the database is behind by a log of {LOG_BYTES_MAX} bytes");
             return Err(JournalError::Failed(text));
         }

@@ -29,6 +29,10 @@ const RETRIED: rpc::Code = rpc::Code::Unavailable;
 /// How often the queue looks for what is due.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How much later than it is due a tick may come before the process counts as having stood still: stopped, swapped out,
+/// or on a machine that was.
+const TICK_LATE_MAX: Duration = Duration::from_secs(1);
+
 /// What the clients of an action hear that is queued when the server is shut down, and nothing is kept.
 const NOT_RUN: &str = "the server is shutting down; the action was not run";
 
@@ -142,9 +146,19 @@ impl LocalQueue {
     pub async fn keep_ticking(self) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last = Instant::now();
         loop {
             ticks.tick().await;
             self.update(|inner| {
+                let late = last.elapsed().saturating_sub(TICK);
+                last = Instant::now();
+                if late > TICK_LATE_MAX {
+                    tracing::warn!(
+                        seconds = late.as_secs(),
+                        "the server stood still; workers have as much longer"
+                    );
+                    inner.state.stood_still(late);
+                }
                 // Workers cannot be heard of any more then, and what they have is left to the next process.
                 if !(inner.shutting_down && self.shared.journal.is_some()) {
                     inner.state.tick(Instant::now());
@@ -438,6 +452,12 @@ impl WorkQueue for LocalQueue {
         }
         let job = {
             let inner = self.lock();
+            let wanted = inner.cancels.get(&run).is_some_and(|cancel| !*cancel.borrow());
+            if wanted && was_cancelled(&response) {
+                // It is about an earlier start of the run, which somebody else's loss has brought back to this worker.
+                drop(inner);
+                return self.give_back(worker, run, &Loss::Dropped);
+            }
             if inner.stopped && was_cancelled(&response) {
                 if self.shared.journal.is_some() {
                     return;

@@ -24,6 +24,14 @@ struct Stop {
 impl Stop {
     /// A worker elsewhere has begun an action, and the queue is shut down.
     fn begin() -> Self {
+        let begun = Self::running();
+        begun.queue.shut_down();
+        assert!(matches!(begun.operation.views.borrow().stage, Stage::Executing(_)), "it goes on");
+        begun
+    }
+
+    /// A worker elsewhere has begun an action.
+    fn running() -> Self {
         let store = Arc::new(MemoryStore::new(1 << 20));
         let action_cache = ActionCache::new(store.clone(), store);
         let queue = LocalQueue::new(SchedulerLimits::default(), Tenants::default(), action_cache);
@@ -42,8 +50,6 @@ impl Stop {
         };
         let operation = queue.submit(job, None).expect("there is a worker for it");
         let given = queue.assign(worker).expect("it is the only one");
-        queue.shut_down();
-        assert!(matches!(operation.views.borrow().stage, Stage::Executing(_)), "it goes on");
         Self { queue, worker, operation, given }
     }
 
@@ -92,4 +98,21 @@ async fn what_does_not_end_in_time_is_given_up() {
     stop.queue.let_go();
     stop.assert_unavailable().await;
     tokio::time::timeout(PATIENCE, rung).await.expect("its worker's connection is told");
+}
+
+/// The worker was told to stop an earlier start of the run, when another worker had it; that one is lost, and this
+/// one has it again.
+#[tokio::test]
+async fn what_was_cancelled_for_nobody_is_run_again() {
+    let mut begun = Stop::running();
+    let status = rpc::Status { code: rpc::Code::Cancelled.into(), ..Default::default() };
+    let response = reapi::ExecuteResponse { status: Some(status), ..Default::default() };
+    begun.queue.complete(begun.worker, begun.given.run, response.clone()).await;
+    assert!(matches!(begun.operation.views.borrow_and_update().stage, Stage::Queued));
+    let again = begun.queue.assign(begun.worker).expect("it waits for a worker");
+    assert_eq!(again.run, begun.given.run);
+    // With its client gone it is over.
+    assert!(begun.queue.cancel(&begun.operation.name));
+    begun.queue.complete(begun.worker, again.run, response).await;
+    assert_eq!(begun.queue.load().running_runs + begun.queue.load().queued_runs, 0);
 }

@@ -157,7 +157,7 @@ impl Fleet {
             } else {
                 queue.remove_worker(member.worker, &Loss::StartedAnew);
             }
-        } else if queue.workers().iter().any(|other| other.offer.name == offer.name) {
+        } else if queue.has_worker_named(&offer.name) {
             return Err(taken(&offer.name));
         } else if inner.members.len() >= self.shared.limits.workers_max {
             let text = format!("{} workers have joined; limit is workers_max", inner.members.len());

@@ -103,6 +103,7 @@ impl Session {
         let lease = self.fleet.shared.limits.lease;
         let queue = self.fleet.shared.queue.clone();
         let bell = queue.bell(self.joined.worker);
+        self.joined.logs.end_others(&first.logs_open);
         let mut next = self.begin(&first);
         self.take(first, &mut next)?;
         let mut answer = true;

@@ -51,14 +51,18 @@ pub(super) struct Link {
     lease: Duration,
     /// Attempts since the server was heard last.
     failures: u32,
+    /// The server has taken the worker before.
+    served: bool,
 }
 
 impl Link {
     pub(super) fn new(queue: RemoteQueue, server: Access, trusted: TrustedModules, at_hand: AtHand) -> Self {
-        Self { queue, server, trusted, at_hand, lease: LEASE_AT_FIRST, failures: 0 }
+        Self { queue, server, trusted, at_hand, lease: LEASE_AT_FIRST, failures: 0, served: false }
     }
 
-    /// Keeps the worker connected. It ends only when the server refuses the worker as it is.
+    /// Keeps the worker connected. It ends only when the server refuses the worker as it is from the first: one that has
+    /// taken it may have been started anew with a wrong setting, or stands behind a proxy that has, and what runs here
+    /// must not be lost for it.
     pub(super) async fn keep(mut self) -> anyhow::Result<()> {
         let mut said = None;
         loop {
@@ -71,7 +75,9 @@ impl Link {
                 Code::InvalidArgument
                 | Code::Unimplemented
                 | Code::PermissionDenied
-                | Code::Unauthenticated => {
+                | Code::Unauthenticated
+                    if !self.served =>
+                {
                     anyhow::bail!("the server at {} refuses this worker: {text}", self.server.url);
                 }
                 _ if said.as_ref() != Some(&text) => {
@@ -118,7 +124,7 @@ impl Link {
                     if self.failures > 0 || message.sequence == 1 {
                         tracing::info!(server = %self.server.url, "connected");
                     }
-                    self.failures = 0;
+                    (self.failures, self.served) = (0, true);
                     self.take(message);
                 }
                 permit = room(&sender, due) => {

@@ -2,7 +2,7 @@
 //!
 //! A command never waits for it: what finds no room ends its log, and is in the result all the same.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use tokio::sync::Notify;
@@ -35,6 +35,8 @@ struct Shared {
 struct Waiting {
     pieces: VecDeque<wardian::LogPiece>,
     bytes: usize,
+    /// Names of the logs whose last piece was not taken.
+    open: BTreeSet<String>,
 }
 
 impl RemoteLogs {
@@ -49,6 +51,11 @@ impl RemoteLogs {
         !self.shared.lock().pieces.is_empty()
     }
 
+    /// Names of all logs that have more to come. Asked for before pieces are taken.
+    pub(super) fn unfinished(&self) -> Vec<String> {
+        self.shared.lock().open.iter().cloned().collect()
+    }
+
     /// What goes into the next report.
     pub(super) fn take(&self) -> Vec<wardian::LogPiece> {
         let mut waiting = self.shared.lock();
@@ -57,6 +64,9 @@ impl RemoteLogs {
             && let Some(piece) = waiting.pieces.pop_front()
         {
             bytes += piece.data.len();
+            if is_last(&piece) {
+                waiting.open.remove(&piece.name);
+            }
             pieces.push(piece);
         }
         waiting.bytes -= bytes;
@@ -69,12 +79,16 @@ impl Shared {
         self.waiting.lock().expect("no code that holds this lock panics")
     }
 
-    /// Lets a piece wait; false when there is no room.
+    /// Lets a piece wait; false when there is no room. There always is for the last of a log, which has no bytes.
     fn push(&self, piece: wardian::LogPiece) -> bool {
         let mut waiting = self.lock();
         let bytes = waiting.bytes + piece.data.len();
-        if bytes > WAITING_BYTES_MAX || waiting.pieces.len() >= PIECES_MAX {
+        let is_full = bytes > WAITING_BYTES_MAX || waiting.pieces.len() >= PIECES_MAX;
+        if is_full && !is_last(&piece) {
             return false;
+        }
+        if !is_last(&piece) && !waiting.open.contains(&piece.name) {
+            waiting.open.insert(piece.name.clone());
         }
         waiting.bytes = bytes;
         waiting.pieces.push_back(piece);
@@ -84,6 +98,11 @@ impl Shared {
         }
         true
     }
+}
+
+/// Whether nothing more comes of a log.
+fn is_last(piece: &wardian::LogPiece) -> bool {
+    piece.finish || !piece.broken.is_empty()
 }
 
 impl Logs for RemoteLogs {
@@ -133,7 +152,6 @@ impl LogSink for Sink {
                 written.ended = true;
                 let broken = "more was written than could be sent in time".into();
                 let (name, offset) = (self.name.clone(), written.offset);
-                // Without room even for this the stream ends with the run's worker.
                 self.shared.push(wardian::LogPiece { name, offset, broken, ..Default::default() });
             }
         }
@@ -179,5 +197,22 @@ mod tests {
         quiet.sink.append(b"hello");
         let rest = logs.take();
         assert_eq!(rest.last().map(|piece| &piece.data[..]), Some(&b"hello"[..]));
+        assert_eq!(logs.unfinished(), std::slice::from_ref(&quiet.name));
+    }
+
+    #[test]
+    fn there_is_room_for_the_end_of_a_log_and_until_it_is_taken_the_log_is_open() {
+        let logs = RemoteLogs::default();
+        let sink = logs.open(&InstanceName::default()).unwrap();
+        for _ in 0..2 * PIECES_MAX {
+            sink.sink.append(b"x");
+        }
+        let mut last = None;
+        while logs.has_some() {
+            assert_eq!(logs.unfinished(), std::slice::from_ref(&sink.name));
+            last = logs.take().pop();
+        }
+        assert!(!last.unwrap().broken.is_empty());
+        assert!(logs.unfinished().is_empty());
     }
 }

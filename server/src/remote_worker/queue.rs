@@ -44,6 +44,8 @@ struct Shared {
 struct Inner {
     offer: wardian::WorkerOffer,
     offer_unsent: bool,
+    /// Which logs are open was not said on this connection.
+    logs_unsaid: bool,
     last_id: u64,
     runs: BTreeMap<RunId, Held>,
     names: HashMap<String, RunId>,
@@ -164,6 +166,7 @@ impl RemoteQueue {
     pub(super) fn begin_stream(&self) {
         let mut inner = self.lock();
         inner.offer_unsent = true;
+        inner.logs_unsaid = true;
         inner.orders_seen = 0;
         for held in inner.runs.values_mut() {
             held.metadata_unsent = held.metadata.is_some();
@@ -189,7 +192,10 @@ impl RemoteQueue {
             // Not before this report was answered is it known.
             inner.leave_heard = false;
         }
+        let logs_open =
+            if std::mem::take(&mut inner.logs_unsaid) { self.shared.logs.unfinished() } else { Vec::new() };
         let mut report = wardian::WorkerReport {
+            logs_open,
             offer: std::mem::take(&mut inner.offer_unsent).then(|| inner.offer.clone()),
             held: inner.runs.values().map(|held| held.name.clone()).collect(),
             orders_seen: inner.orders_seen,
@@ -227,6 +233,8 @@ impl RemoteQueue {
         for name in &orders.acknowledged {
             if let Some(id) = inner.names.get(name).copied()
                 && inner.runs[&id].result.is_some()
+                // Else it is about the result of an earlier start.
+                && !inner.runs[&id].result_unsent
             {
                 inner.forget(id);
             }

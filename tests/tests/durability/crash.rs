@@ -8,8 +8,8 @@ mod ledger;
 mod load;
 mod promises;
 
+use std::fs::File;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use rand::{Rng as _, RngExt as _};
 use tempfile::TempDir;
@@ -28,9 +28,6 @@ const CRASHES_PER_FOLDER: u32 = 10;
 
 /// Uploads that end before the server is killed, at the most.
 const UPLOADS_MAX: u32 = 60;
-
-/// When a server may have flushed what it took since it was started: a little before its first flush is due.
-const FLUSHED_AFTER: Duration = Duration::from_secs(4);
 
 /// Whether a store drops what it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,31 +73,35 @@ async fn one_folder(room: Room, crashes: u32, random: &mut Random) {
     for crash in 0..crashes {
         let store = folder.path().join("data/store");
         let old = damage::segments(&store);
-        let started = Instant::now();
-        let mut server = start(&folder, room);
+        let log = folder.path().join("log");
+        let mut server = start(&folder, room, &log);
         ledger = soon("the proof of all promises", promises::check(&server, ledger)).await;
         let load = Load { uploads: random.random_range(1..=UPLOADS_MAX), seed: random.next_u64() };
         let before = ledger.mark();
         ledger = soon("the last upload", load.until_killed(&mut server, ledger)).await;
         drop(server);
-        let damage = match Damage::random(random) {
-            // A power failure takes nothing that was flushed, so there would be nothing to tear.
-            Damage::TailTorn if started.elapsed() >= FLUSHED_AFTER => Damage::Nothing,
-            damage => damage,
-        };
+        let damage = Damage::random(random);
         eprintln!("{room:?}, crash {crash} after {} uploads, {damage:?}", load.uploads);
         if damage == Damage::TailTorn {
             ledger.forget_since(before);
         }
-        ledger.older_may_return |= damage == Damage::IndexCut && !ledger.keeps_all;
-        damage.inflict(&store, &old, random);
+        damage.inflict(&store, &old, &log, random);
     }
-    let server = start(&folder, room);
+    let server = start(&folder, room, &folder.path().join("log"));
     soon("the proof of all promises", promises::check(&server, ledger)).await;
 }
 
-fn start(folder: &TempDir, room: Room) -> ServerProcess {
-    ServerProcess::start(Path::new(SERVER), folder.path(), &room.settings()).expect("the server starts")
+/// Starts a server whose log tells what it flushed.
+fn start(folder: &TempDir, room: Room, log: &Path) -> ServerProcess {
+    let log = File::create(log).expect("a log can be written");
+    let server = ServerProcess::start_traced(
+        Path::new(SERVER),
+        folder.path(),
+        &room.settings(),
+        damage::LOG_FILTER,
+        log,
+    );
+    server.expect("the server starts")
 }
 
 fn number_from_environment(name: &str) -> Option<u64> {

@@ -12,6 +12,7 @@ mod shutdown;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tonic::{Code, Status};
@@ -25,6 +26,9 @@ use wardian_tests::{
 };
 
 use crate::SERVER;
+
+/// How long a worker counts as alive without being heard of, by these settings.
+const LEASE: Duration = Duration::from_secs(2);
 
 /// Short, so that workers are lost soon.
 const SETTINGS: &str = "\

@@ -12,16 +12,17 @@ use std::time::Duration;
 
 use super::ClassId;
 
-/// Service divided by weight, in microseconds times [`SCALE`].
-type Claim = u64;
+/// Service divided by weight, in microseconds times [`SCALE`]. It only grows, by the service of all slots of a fleet:
+/// 64 bits would be used up within days.
+type Claim = u128;
 
 /// So that a weight of a thousand still leaves whole numbers.
-const SCALE: u64 = 1000;
+const SCALE: u128 = 1000;
 
 /// What a first piece of work is charged: nobody knows yet how long it takes.
 const FIRST_CHARGE_MICROS: u64 = 100_000;
 
-/// The most that one piece of work is charged at its start or in the end. Ten years; it keeps the sums in range.
+/// The most that one piece of work is charged at its start or in the end: ten years.
 const CHARGE_MICROS_MAX: u64 = 315_360_000_000_000;
 
 /// What was charged at a start, to be handed back at the end.
@@ -31,7 +32,7 @@ pub(crate) struct Charge(u64);
 #[derive(Debug)]
 struct Sharer {
     claim: Claim,
-    weight: u64,
+    weight: u32,
     /// How long its work takes, as an average in which the newest counts an eighth.
     usual_micros: u64,
     running: usize,
@@ -60,7 +61,7 @@ impl<K> Default for Shares<K> {
 impl<K: Clone + Ord + Hash> Shares<K> {
     /// One more piece of work waits. `weight` counts from now on, and is at least 1.
     pub(crate) fn enter(&mut self, key: &K, weight: u32, class: ClassId) {
-        let weight = u64::from(weight.max(1));
+        let weight = weight.max(1);
         let now = self.now;
         let sharer = self.sharers.entry(key.clone()).or_insert_with(|| Sharer {
             claim: now,
@@ -110,7 +111,7 @@ impl<K: Clone + Ord + Hash> Shares<K> {
         self.now = self.now.max(sharer.claim);
         sharer.running += 1;
         let charge = sharer.usual_micros;
-        let claim = sharer.claim + charge * SCALE / sharer.weight;
+        let claim = sharer.claim + sharer.fair(charge);
         self.claims(key, claim);
         while let Some((claim, key)) = self.idle.first().filter(|(claim, _)| *claim <= self.now).cloned() {
             self.idle.remove(&(claim, key.clone()));
@@ -125,8 +126,7 @@ impl<K: Clone + Ord + Hash> Shares<K> {
         let sharer = self.sharers.get_mut(key).expect("what runs is not forgotten");
         sharer.running -= 1;
         sharer.usual_micros = (sharer.usual_micros * 7 + used) / 8;
-        let fair = |micros: u64| micros * SCALE / sharer.weight;
-        let claim = (sharer.claim + fair(used)).saturating_sub(fair(charged));
+        let claim = (sharer.claim + sharer.fair(used)).saturating_sub(sharer.fair(charged));
         self.claims(key, claim);
         self.rest(key);
     }
@@ -178,7 +178,39 @@ impl<K: Clone + Ord + Hash> Shares<K> {
 }
 
 impl Sharer {
+    /// What service of so many microseconds adds to its claim.
+    fn fair(&self, micros: u64) -> Claim {
+        u128::from(micros) * SCALE / u128::from(self.weight)
+    }
+
     fn is_idle(&self) -> bool {
         self.running == 0 && self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fleet of 32,768 slots uses 64 bits up within a week.
+    #[test]
+    fn a_tenant_that_had_years_of_a_fleet_is_still_served_by_its_share() {
+        let class = ClassId(1);
+        let mut shares = Shares { now: Claim::from(u64::MAX) - 1, ..Shares::default() };
+        let (a, b) = ("a".to_owned(), "b".to_owned());
+        for _ in 0..100 {
+            shares.enter(&a, 1, class);
+            shares.enter(&b, 1, class);
+        }
+        let mut turns = Vec::new();
+        for _ in 0..100 {
+            let key = shares.due(class).next().expect("both wait").1.clone();
+            let charge = shares.start(&key);
+            shares.leave(&key, class);
+            shares.finish(&key, charge, Duration::from_secs(3600));
+            shares.check();
+            turns.push(key);
+        }
+        assert_eq!(turns.iter().filter(|key| **key == a).count(), 50);
     }
 }

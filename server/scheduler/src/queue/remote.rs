@@ -31,6 +31,11 @@ impl LocalQueue {
         self.lock().state.has_worker(worker)
     }
 
+    /// Whether there is a worker of this name.
+    pub fn has_worker_named(&self, name: &str) -> bool {
+        self.lock().state.has_worker_named(name)
+    }
+
     /// The job of a run, as long as a worker has it.
     pub fn job_of(&self, worker: WorkerId, run: RunId) -> Option<Arc<Job>> {
         self.lock().state.job_of(worker, run)

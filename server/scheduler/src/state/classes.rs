@@ -29,6 +29,8 @@ pub(super) struct Class {
     pub(super) workers: BTreeSet<WorkerId>,
     /// Those of them that sleep and have a free slot.
     pub(super) idle: BTreeSet<WorkerId>,
+    /// All of them are avoided: there is nobody else.
+    only_lost: bool,
     /// Without any, when its runs are given up.
     pub(super) given_up_at: Option<Instant>,
     /// How many runs are of this class, waiting or not.
@@ -54,7 +56,7 @@ pub(super) struct Candidate<'a> {
 }
 
 impl Class {
-    /// Recomputes who can serve it.
+    /// Computes who can serve it from all there are.
     fn match_up<'a>(&mut self, candidates: impl Iterator<Item = Candidate<'a>>) {
         let able: Vec<_> = candidates.filter(|c| c.offer.satisfies(&self.key.platform)).collect();
         let fresh = |c: &&Candidate<'_>| !self.key.avoid.contains(&c.offer.name);
@@ -62,6 +64,29 @@ impl Class {
         let members = || able.iter().filter(|c| only_lost || fresh(c));
         self.workers = members().map(|c| c.id).collect();
         self.idle = members().filter(|c| c.idle).map(|c| c.id).collect();
+        self.only_lost = only_lost;
+    }
+
+    /// Notes that a worker is there, or has changed.
+    fn comes(&mut self, now: &Candidate<'_>) {
+        let is_avoided = self.key.avoid.contains(&now.offer.name);
+        if is_avoided && !self.workers.is_empty() && !self.only_lost {
+            return;
+        }
+        if !is_avoided && self.only_lost {
+            self.workers.clear();
+            self.idle.clear();
+        }
+        self.only_lost = is_avoided;
+        self.workers.insert(now.id);
+        self.idles(now.id, now.idle);
+    }
+
+    /// Notes that a worker takes nothing more; true when those that are avoided may have to do.
+    fn goes(&mut self, worker: WorkerId) -> bool {
+        let was_there = self.workers.remove(&worker);
+        self.idle.remove(&worker);
+        was_there && self.workers.is_empty() && !self.only_lost && !self.key.avoid.is_empty()
     }
 
     fn idles(&mut self, worker: WorkerId, idle: bool) {
@@ -95,6 +120,7 @@ impl Classes {
             key: key.clone(),
             workers: BTreeSet::new(),
             idle: BTreeSet::new(),
+            only_lost: false,
             given_up_at: None,
             members: 1,
         };
@@ -102,6 +128,11 @@ impl Classes {
         self.ids.insert(key, id);
         self.classes.insert(id, class);
         id
+    }
+
+    /// Whether there is such a class, with a worker.
+    pub(super) fn is_served(&self, key: &ClassKey) -> bool {
+        self.ids.get(key).is_some_and(|id| !self.classes[id].workers.is_empty())
     }
 
     /// Whether there is such a class with a run.
@@ -127,7 +158,8 @@ impl Classes {
         }
     }
 
-    /// Matches every class anew that this worker could change. `now` is none when it takes no more work.
+    /// Brings every class up to date with a worker. `now` is none when it takes no more work. All candidates are looked
+    /// at only for a class that this leaves without any: many workers may go at once, each with runs of their own classes.
     pub(super) fn worker_changed<'a, C>(
         &mut self,
         worker: WorkerId,
@@ -137,14 +169,10 @@ impl Classes {
         C: Iterator<Item = Candidate<'a>>,
     {
         for class in self.classes.values_mut() {
-            if !class.key.avoid.is_empty() {
+            if let Some(now) = now.as_ref().filter(|now| now.offer.satisfies(&class.key.platform)) {
+                class.comes(now);
+            } else if class.goes(worker) {
                 class.match_up(candidates());
-            } else if let Some(now) = now.as_ref().filter(|now| now.offer.satisfies(&class.key.platform)) {
-                class.workers.insert(worker);
-                class.idles(worker, now.idle);
-            } else {
-                class.workers.remove(&worker);
-                class.idle.remove(&worker);
             }
             if !class.workers.is_empty() {
                 class.given_up_at = None;
@@ -182,5 +210,20 @@ impl Classes {
     /// How many have a run.
     pub(super) fn len(&self) -> usize {
         self.classes.len() - self.unused.len()
+    }
+
+    /// That all that was brought up to date worker by worker is what matching anew gives.
+    #[cfg(test)]
+    pub(super) fn check<'a, C>(&self, candidates: impl Fn() -> C)
+    where
+        C: Iterator<Item = Candidate<'a>>,
+    {
+        for class in self.classes.values() {
+            let (workers, idle) = (BTreeSet::new(), BTreeSet::new());
+            let (key, given_up_at) = (class.key.clone(), None);
+            let mut anew = Class { key, workers, idle, only_lost: false, given_up_at, members: 0 };
+            anew.match_up(candidates());
+            assert_eq!((&class.workers, &class.idle), (&anew.workers, &anew.idle), "{:?}", class.key);
+        }
     }
 }

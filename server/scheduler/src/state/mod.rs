@@ -13,7 +13,7 @@ mod run;
 mod why;
 mod workers;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -28,7 +28,7 @@ use self::classes::{ClassKey, Classes};
 use self::operations::{Op, Operations};
 use self::run::{Run, Standing};
 use self::workers::Worker;
-use crate::fair::{FairQueue, Place, TenantLoad};
+use crate::fair::{ClassId, FairQueue, Place, TenantLoad};
 use crate::figures::Totals;
 use crate::held::Held;
 use crate::job::{Job, OperationName, RunId, WorkerId};
@@ -112,7 +112,12 @@ impl Scheduler {
         job: Job,
     ) -> Result<RunId, SubmitError> {
         let policy = self.tenants.policy(&job.instance);
-        let why = unsatisfiable(&job.platform, self.workers.values().filter_map(Worker::takes_work));
+        let class =
+            ClassKey { platform: job.platform.demands(), memory: job.memory_bytes, avoid: Vec::new() };
+        let why = match self.classes.is_served(&class) {
+            true => None,
+            false => unsatisfiable(&job.platform, self.workers.values().filter_map(Worker::takes_work)),
+        };
         if let Some(why) = why.clone().filter(|_| self.limits.worker_grace.is_zero()) {
             return Err(why.into());
         }
@@ -122,15 +127,13 @@ impl Scheduler {
         if let Some(limit) = policy.queued_max.filter(|max| self.queue.load(&job.instance).queued >= *max) {
             return Err(SubmitError::TenantQueueFull(limit));
         }
-        let class =
-            ClassKey { platform: job.platform.demands(), memory: job.memory_bytes, avoid: Vec::new() };
         if self.classes.len() >= CLASSES_MAX && !self.classes.has(&class) {
             return Err(SubmitError::TooManyPlatforms(CLASSES_MAX));
         }
         let id = RunId(self.fresh_id());
         let class = self.classes.join(class, workers::candidates(&self.workers));
-        if why.is_some() {
-            let until = now + self.limits.worker_grace;
+        let patient_until = why.map(|_| now + self.limits.worker_grace);
+        if let Some(until) = patient_until {
             self.classes.get_mut(class).given_up_at.get_or_insert(until);
         }
         if !job.do_not_cache {
@@ -151,6 +154,7 @@ impl Scheduler {
             place,
             queued_at: wall,
             since: now,
+            patient_until,
             standing: Standing::Waiting,
             attempts: Vec::new(),
             held: None,
@@ -290,7 +294,7 @@ impl Scheduler {
     }
 
     fn give_up_unserved(&mut self, now: Instant) {
-        let due: Vec<_> = self
+        let due: BTreeSet<ClassId> = self
             .classes
             .iter()
             .filter(|(_, class)| class.given_up_at.is_some_and(|at| at <= now))
@@ -299,24 +303,34 @@ impl Scheduler {
         if due.is_empty() {
             return;
         }
-        let mut runs: Vec<RunId> = self
-            .runs
-            .iter()
-            .filter(|(_, run)| run.worker().is_none() && due.contains(&run.place.class))
-            .map(|(id, _)| *id)
-            .collect();
+        // What is left of such a class runs already, or came later and is waited for as long.
+        due.iter().for_each(|class| self.classes.get_mut(*class).given_up_at = None);
+        let mut runs = Vec::new();
+        for (id, run) in &self.runs {
+            if run.worker().is_some() || !due.contains(&run.place.class) {
+                continue;
+            }
+            match run.patient_until.filter(|until| *until > now) {
+                None => runs.push(*id),
+                Some(until) => {
+                    let next = &mut self.classes.get_mut(run.place.class).given_up_at;
+                    *next = Some(next.map_or(until, |next| next.min(until)));
+                }
+            }
+        }
         runs.sort_unstable();
+        // Once for all of a class: there may be very many runs, and very many workers that cannot serve them.
+        let mut reasons: HashMap<ClassId, String> = HashMap::new();
         for id in runs {
             let run = &self.runs[&id];
-            let why = unsatisfiable(&run.job.platform, self.workers.values().filter_map(Worker::takes_work));
-            let why = why.map_or_else(|| "no worker takes it".to_owned(), |why| why.to_string());
+            let why = reasons.entry(run.place.class).or_insert_with(|| {
+                let offers = self.workers.values().filter_map(Worker::takes_work);
+                let why = unsatisfiable(&run.job.platform, offers);
+                why.map_or_else(|| "no worker takes it".to_owned(), |why| why.to_string())
+            });
             let waited = now.saturating_duration_since(run.since).as_secs();
             let text = format!("{why}; waited {waited} s for one to join");
             self.end_run(now, id, failed(rpc::Code::FailedPrecondition, text));
-        }
-        // What is left of such a class runs already.
-        for class in self.classes.iter_mut().filter(|class| class.given_up_at.is_some_and(|at| at <= now)) {
-            class.given_up_at = None;
         }
     }
 
@@ -470,6 +484,7 @@ impl Scheduler {
             let idle = class.workers.iter().filter(|worker| self.workers[worker].idle);
             assert!(idle.eq(&class.idle));
         }
+        self.classes.check(|| workers::candidates(&self.workers));
         let running: usize = self.workers.values().map(|worker| worker.runs.len()).sum();
         assert_eq!(running, self.runs.len() - waiting);
     }
@@ -488,6 +503,8 @@ fn key(job: &Job) -> Key {
 
 #[cfg(test)]
 mod histories;
+#[cfg(test)]
+mod loss_tests;
 #[cfg(test)]
 mod restore_tests;
 #[cfg(test)]

@@ -72,6 +72,7 @@ impl Scheduler {
             place,
             queued_at,
             since: now,
+            patient_until: None,
             standing: Standing::Waiting,
             attempts: Vec::new(),
             held: None,

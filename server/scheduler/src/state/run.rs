@@ -117,6 +117,8 @@ pub(super) struct Run {
     pub(super) queued_at: SystemTime,
     /// Since when it has stood where it stands.
     pub(super) since: Instant,
+    /// Until when it waits at least for a worker to join, as there was none when it came.
+    pub(super) patient_until: Option<Instant>,
     pub(super) standing: Standing,
     pub(super) attempts: Vec<Attempt>,
     pub(super) held: Option<Held>,

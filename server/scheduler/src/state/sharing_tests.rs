@@ -15,9 +15,9 @@ use crate::platform::tests::{offer, platform};
 const WALL: SystemTime = SystemTime::UNIX_EPOCH;
 
 /// A scheduler with a clock, and a number for every job so that none are alike.
-struct Story {
-    s: Scheduler,
-    now: Instant,
+pub(super) struct Story {
+    pub(super) s: Scheduler,
+    pub(super) now: Instant,
     jobs: u32,
 }
 
@@ -25,26 +25,26 @@ fn tenant(name: &str) -> InstanceName {
     InstanceName::parse(name).unwrap()
 }
 
-fn seconds(n: u64) -> Duration {
+pub(super) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn linux(slots: usize) -> Offer {
+pub(super) fn linux(slots: usize) -> Offer {
     Offer { slots, ..offer(&[("OSFamily", &["linux"])]) }
 }
 
-fn ok() -> reapi::ExecuteResponse {
+pub(super) fn ok() -> reapi::ExecuteResponse {
     reapi::ExecuteResponse { result: Some(reapi::ActionResult::default()), ..Default::default() }
 }
 
 impl Story {
-    fn new(limits: SchedulerLimits, policies: &[(&str, TenantPolicy)]) -> Self {
+    pub(super) fn new(limits: SchedulerLimits, policies: &[(&str, TenantPolicy)]) -> Self {
         let named = policies.iter().map(|(name, policy)| (tenant(name), *policy)).collect();
         let tenants = Tenants { named, ..Tenants::default() };
         Self { s: Scheduler::new(limits, tenants), now: Instant::now(), jobs: 0 }
     }
 
-    fn job(&mut self, of: &str, invocation: &str) -> Job {
+    pub(super) fn job(&mut self, of: &str, invocation: &str) -> Job {
         self.jobs += 1;
         Job {
             instance: tenant(of),
@@ -58,7 +58,7 @@ impl Story {
         }
     }
 
-    fn submit(&mut self, job: Job) -> OperationName {
+    pub(super) fn submit(&mut self, job: Job) -> OperationName {
         self.s.submit(self.now, WALL, job).unwrap()
     }
 
@@ -88,7 +88,7 @@ impl Story {
         had
     }
 
-    fn status(&self, operation: &OperationName) -> Option<(i32, String)> {
+    pub(super) fn status(&self, operation: &OperationName) -> Option<(i32, String)> {
         match self.s.view(operation)?.stage {
             Stage::Completed(response) => response.status.clone().map(|status| (status.code, status.message)),
             _ => None,

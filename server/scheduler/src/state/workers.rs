@@ -167,7 +167,13 @@ impl Scheduler {
         }
         // It must stand somewhere to be taken out like any other.
         self.queue.push(id, &run.place, self.tenants.policy(&run.place.tenant).weight);
-        self.end_run(now, id, failed(rpc::Code::Internal, text));
+        let is_unable = |attempt: &Attempt| matches!(attempt.reason, Loss::Unable(_));
+        let code = match self.runs[&id].attempts.iter().all(is_unable) {
+            // Nothing is wrong with the action: it may be sent again.
+            true => rpc::Code::Unavailable,
+            false => rpc::Code::Internal,
+        };
+        self.end_run(now, id, failed(code, text));
     }
 
     /// Gives a worker with a free slot the run that goes next among those it can serve.
@@ -270,6 +276,11 @@ impl Scheduler {
         self.workers.get(&worker).map_or_else(Vec::new, |worker| worker.runs.iter().copied().collect())
     }
 
+    /// Whether there is a worker of this name.
+    pub fn has_worker_named(&self, name: &str) -> bool {
+        self.workers.values().any(|worker| worker.offer.name == name)
+    }
+
     /// Every worker, in the order of joining.
     pub fn workers(&self) -> impl Iterator<Item = WorkerView> {
         self.workers.iter().map(|(id, worker)| WorkerView {
@@ -279,6 +290,12 @@ impl Scheduler {
             memory_used: worker.memory_used,
             draining: worker.draining,
         })
+    }
+
+    /// Nobody could be heard for so long: no worker is to be lost for it.
+    pub fn stood_still(&mut self, time: Duration) {
+        let leases = self.workers.values_mut().filter_map(|worker| worker.lease.as_mut());
+        leases.chain(&mut self.settling_until).for_each(|until| *until += time);
     }
 
     pub(super) fn lose_silent_workers(&mut self, now: Instant) {

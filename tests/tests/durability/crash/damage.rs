@@ -10,6 +10,9 @@ use wardian_tests::Random;
 /// Files that are cut, of those written last.
 const FILES_CUT: usize = 2;
 
+/// What a server must log for it to be known what it flushed.
+pub(super) const LOG_FILTER: &str = "error,wardian_store::backend::sled::durable=trace";
+
 /// Bytes that are torn off the newest segment, at the most.
 const TORN_BYTES_MAX: u64 = 200_000;
 
@@ -20,7 +23,7 @@ pub(super) enum Damage {
     /// The index files that were written last end somewhere before their end.
     IndexCut,
     /// The segment that was written last ends somewhere before its end, or has other bytes there, as after a
-    /// power failure.
+    /// power failure: never where it had been flushed.
     TailTorn,
 }
 
@@ -37,7 +40,7 @@ impl Damage {
 
     /// Does it to the store in a folder. Only segments that were not among `old` are torn: others were flushed
     /// when the server started, which a power failure takes back as little.
-    pub(super) fn inflict(self, store: &Path, old: &[PathBuf], random: &mut Random) {
+    pub(super) fn inflict(self, store: &Path, old: &[PathBuf], log: &Path, random: &mut Random) {
         let index = store.join("index");
         match self {
             Self::Nothing => {}
@@ -55,7 +58,7 @@ impl Damage {
             Self::TailTorn => {
                 let newest = segments(store).into_iter().rfind(|path| !old.contains(path));
                 if let Some(newest) = newest {
-                    tear(&newest, random);
+                    tear(&newest, flushed(&newest, log), random);
                 }
             }
         }
@@ -80,11 +83,28 @@ pub(super) fn segments(store: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Cuts a file's last bytes off, or writes something else there.
-fn tear(path: &Path, random: &mut Random) {
+/// Bytes of a segment that were flushed, by the log of the server that wrote it.
+fn flushed(segment: &Path, log: &Path) -> u64 {
+    let log = fs::read_to_string(log).expect("the log can be read");
+    let Some(last) = log.lines().rfind(|line| line.contains(" flushed ")) else { return 0 };
+    let number = |name: &str| -> u64 {
+        let field = last.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+        field.and_then(|field| field.parse().ok()).unwrap_or_else(|| panic!("no {name} in {last:?}"))
+    };
+    let id = segment.file_stem().and_then(|id| id.to_str()).and_then(|id| u64::from_str_radix(id, 16).ok());
+    let id = id.expect("segments are named by their number");
+    match id {
+        id if id == number("open") => number("offset"),
+        id if id < number("next") => u64::MAX,
+        _ => 0,
+    }
+}
+
+/// Cuts bytes behind `from` off the end of a file, or writes something else there.
+fn tear(path: &Path, from: u64, random: &mut Random) {
     let file = File::options().write(true).open(path).expect("the segment can be written");
     let length = file.metadata().expect("files have a length").len();
-    let torn = random.random_range(0..=length.min(TORN_BYTES_MAX));
+    let torn = random.random_range(0..=length.saturating_sub(from).min(TORN_BYTES_MAX));
     if random.random_range(0..2) == 0 {
         file.set_len(length - torn).expect("files can be cut");
     } else {

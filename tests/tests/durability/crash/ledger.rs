@@ -13,9 +13,6 @@ const ACTIONS: usize = 20;
 pub(super) struct Ledger {
     /// Whether the store is so large that nothing is evicted.
     pub(super) keeps_all: bool,
-    /// Whether an older result may have come back: what a database of the index had flushed was taken from it in a store
-    /// that drops segments out of turn. docs/why/sled.md says why.
-    pub(super) older_may_return: bool,
     /// Blobs that were sent, wholly or in part.
     sent: Vec<Digest>,
     is_sent: HashSet<Digest>,
@@ -46,7 +43,6 @@ impl Ledger {
         let actions = (0..ACTIONS).map(|_| wardian_tests::Blob::random(&mut random, 100..=100).digest);
         Self {
             keeps_all,
-            older_may_return: false,
             sent: Vec::new(),
             is_sent: HashSet::new(),
             acknowledged: Vec::new(),

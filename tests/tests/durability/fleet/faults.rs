@@ -7,7 +7,7 @@ use wardian_proto::reapi::execution_stage::Value as Stage;
 use wardian_tests::{Following, TestAction, WorkerProcess, get, metadata, soon, wait_until};
 
 use super::proxy::Proxy;
-use super::{Fleet, assert_succeeded, ran_on, waits_for, worker};
+use super::{Fleet, LEASE, assert_succeeded, ran_on, waits_for, worker};
 
 /// Which worker has an operation now.
 async fn at(following: &mut Following) -> String {
@@ -73,6 +73,27 @@ async fn a_worker_that_is_stopped_for_longer_than_its_lease_costs_time_and_nothi
     fleet.until_connected(2).await;
     wait_until("both are idle", async || fleet.states().await.iter().all(|worker| worker.running == 0)).await;
     assert_succeeded(&fleet.server.execute(&TestAction::new(&["echo", "again"]).build()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_stopped_for_longer_than_the_lease_loses_no_worker() {
+    let fleet = Fleet::start(2);
+    fleet.until_connected(2).await;
+    let (starts, go) = (fleet.path("starts"), fleet.path("go"));
+    let script = "echo >> \"$1\"; until [ -e \"$2\" ]; do sleep 0.02; done; echo finished > out";
+    let action = TestAction::sh(script, &[&*starts, &*go]).outputs(&["out"]);
+    let mut following = fleet.server.begin(&action.build()).await;
+    let first = at(&mut following).await;
+    wait_until("the command runs", async || starts.exists()).await;
+    fleet.server.process.while_stopped(|| std::thread::sleep(3 * LEASE));
+    // Long enough for a worker that nobody hears of to be lost.
+    tokio::time::sleep(2 * LEASE).await;
+    fleet.until_connected(2).await;
+    std::fs::write(&go, "").unwrap();
+    let ended = following.ended().await.unwrap();
+    assert_succeeded(&ended);
+    assert_eq!(ran_on(&ended), first);
+    assert_eq!(std::fs::read_to_string(&starts).unwrap().lines().count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,9 +63,9 @@ impl Item {
         Self::new(kind, key, value.unwrap_or_default(), None)
     }
 
-    /// Says that a record was found damaged.
-    pub(super) fn forgotten(key: &[u8], damaged: Location) -> Self {
-        Self::new(Kind::Deleted, key.to_vec(), Bytes::new(), Some(damaged))
+    /// Says that a key holds nothing if this is still its newest record.
+    pub(super) fn forgotten(key: &[u8], newest: Location) -> Self {
+        Self::new(Kind::Deleted, key.to_vec(), Bytes::new(), Some(newest))
     }
 
     /// A record that eviction keeps.
@@ -120,8 +120,7 @@ impl Drop for Charge {
 #[derive(Default)]
 pub(super) struct Appender {
     open: Option<Open>,
-    /// The number of the next segment. Taken only by a segment that is then there, so that a number that is
-    /// missing means a segment that was dropped.
+    /// The number of the next segment.
     pub(super) next: u64,
     /// Bytes of segments since the index's newest generation was started.
     pub(super) generation_bytes: u64,
@@ -154,11 +153,6 @@ pub(super) struct Unsynced {
 impl Appender {
     pub(super) fn is_open(&self, segment: &Segment) -> bool {
         self.open.as_ref().is_some_and(|open| open.segment.id == segment.id)
-    }
-
-    /// Segments with smaller numbers get no more records.
-    pub(super) fn complete_below(&self) -> u64 {
-        self.open.as_ref().map_or(self.next, |open| open.segment.id)
     }
 
     /// Closes the open segment, if there is one. Its footer is written later.
@@ -255,22 +249,6 @@ impl Engine {
         self.index.note_segment(segment.id)?;
         appender.open = Some(Open { segment, footer: Footer::default() });
         Ok(())
-    }
-
-    /// Makes sure that there is a segment with a higher number before one is dropped. A number that is missing
-    /// below another tells a start without an index that something newer than the rest was dropped; nothing
-    /// would tell that of the newest.
-    pub(super) fn outnumber(&self, id: u64) -> Result<(), StoreError> {
-        let mut appender = self.appender();
-        if self.has_segment_after(id) {
-            return Ok(());
-        }
-        let charge = self.charge(SEGMENT_OVERHEAD_BYTES, self.sizes.capacity);
-        let mut charge =
-            charge.ok_or(StoreError::NoSpace("no room for the segment behind the one that goes"))?;
-        appender.close_segment();
-        self.make_generation(&mut appender)?;
-        self.open_segment(&mut appender, &mut charge)
     }
 
     /// Starts a generation of the index when the newest has enough. No segment reaches from one into another.

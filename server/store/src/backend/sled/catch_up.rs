@@ -14,8 +14,8 @@ use std::sync::{Arc, PoisonError};
 use super::engine::Engine;
 use super::evict::location;
 use super::generation::Generation;
-use super::record::{Entry, Footer, Kind, SEGMENT_HEADER_BYTES};
-use super::segment::{Segment, Shape, record_is_right};
+use super::record::{Entry, Footer, SEGMENT_HEADER_BYTES};
+use super::segment::{Segment, Shape};
 use crate::StoreError;
 
 /// What a segment of the smallest records has for each, to guess how much index a segment needs.
@@ -55,27 +55,11 @@ pub(super) struct Pending {
     segments: VecDeque<(Arc<Segment>, u64)>,
     /// The segments at which databases of the index start that have to be made first.
     generations: Vec<u64>,
-    /// Values in segments before this are entered as deleted: see [`Pending::find_gap`].
-    gap: u64,
 }
 
 impl Pending {
     pub(super) fn is_empty(&self) -> bool {
         self.segments.is_empty()
-    }
-
-    /// The highest number, up to the last segment, that no segment has. Something newer was dropped there: a
-    /// value in an older segment may have had a newer one in it, or a mark that it was deleted, and a blob a
-    /// mark that it is damaged.
-    fn find_gap(segments: &BTreeMap<u64, Arc<Segment>>) -> u64 {
-        let Some(mut expected) = segments.keys().next_back().copied() else { return 0 };
-        for id in segments.keys().rev() {
-            if *id != expected {
-                return expected;
-            }
-            expected = expected.saturating_sub(1);
-        }
-        0
     }
 }
 
@@ -120,7 +104,7 @@ impl Engine {
     /// looked into.
     fn pending(&self) -> Result<Pending, StoreError> {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut pending = Pending { gap: Pending::find_gap(&segments), ..Pending::default() };
+        let mut pending = Pending::default();
         let mut covered: Option<(Arc<Generation>, _)> = None;
         let (mut bytes, mut index_bytes) = (u64::MAX, 0);
         for (id, segment) in segments {
@@ -181,7 +165,7 @@ impl Engine {
         if let Some(first) = pending.generations.iter().rev().find(|first| **first <= segment.id) {
             self.index.start_generation(*first)?;
         }
-        match self.enter(&segment, from, pending.gap, is_stopping) {
+        match self.enter(&segment, from, is_stopping) {
             Ok(true) => {}
             Ok(false) => return Ok(false),
             Err(StoreError::Io { .. }) if segment.state().dead => {}
@@ -209,26 +193,14 @@ impl Engine {
         &self,
         segment: &Segment,
         from: u64,
-        gap: u64,
         is_stopping: &dyn Fn() -> bool,
     ) -> Result<bool, StoreError> {
         let entries = self.entries(segment, from)?;
-        let file = segment.file().map_err(StoreError::io("open segment"))?;
         for (ordinal, entry) in (0..).zip(&entries).filter(|(_, entry)| entry.offset >= from) {
             if (ordinal as usize).is_multiple_of(RECORDS_BETWEEN_LOOKS) && is_stopping() {
                 return Ok(false);
             }
-            let mut at = location(segment, ordinal, entry);
-            if entry.kind == Kind::Value {
-                // An older database need not know it, and could be the only one left some day.
-                if self.index.known(&entry.key)?.is_some_and(|known| known.is_newer_than(&at)) {
-                    continue;
-                }
-                // Nor may one that is older still take its place.
-                at.deleted = segment.id < gap;
-            } else if segment.id < gap && !record_is_right(&file, entry)? {
-                continue;
-            }
+            let at = location(segment, ordinal, entry);
             if !self.index.insert_if_newer(&entry.key, &at)? {
                 break;
             }

@@ -111,6 +111,8 @@ impl Durable {
 
     /// Notes that the writes up to one are on the disk, and what follows from that.
     fn flushed(&self, written: u64, position: Checkpoint, unsealed: Vec<Unsealed>) {
+        // Tests that play a power failure read what one would leave alone.
+        tracing::trace!(next = position.next, open = position.open, offset = position.offset, "flushed");
         let mut state = self.state();
         state.synced = written;
         state.position = Some(position);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::hash::RandomState;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -38,8 +39,8 @@ pub(super) struct Engine {
     pub(super) evicting: Mutex<()>,
     /// The second up to which the store is known to be full.
     pub(super) full_until: AtomicU32,
-    /// What the index says of segments with smaller numbers is on the disk.
-    pub(super) rows_flushed_below: AtomicU64,
+    /// Of keys, where hashes of them are kept. Random, so that nobody can choose keys that share one.
+    pub(super) hasher: RandomState,
     /// Keys that must not be evicted, with the number of pins.
     pub(super) pins: Mutex<HashMap<Vec<u8>, usize>>,
     pub(super) counters: Counters,

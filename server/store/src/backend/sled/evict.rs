@@ -2,14 +2,15 @@
 //!
 //! A record of the segment that is still promised or pinned is copied to the end of the store first; one
 //! that was only used since it was written gets that second chance as long as at least half of the segment
-//! is won. A segment that is nearly all promised is left where it is: copying it wins nothing.
+//! is won. A segment that is nearly all promised is left where it is: copying it wins nothing. What then goes before
+//! it leaves marks of what it hides there: see `hiding.rs`.
 
 use std::collections::HashSet;
 use std::fs;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::append::{Charge, Item, charge_of};
+use super::append::{Charge, INDEX_ENTRY_BYTES, Item, charge_of};
 use super::engine::{Counters, Engine};
 use super::generation::Location;
 use super::options::free_bytes;
@@ -23,11 +24,21 @@ const FOLDERS_BYTES: u64 = 64 << 10;
 /// Left free on the disk, so that the index, which is written a little later, does not meet a full one.
 const DISK_FREE_BYTES_MIN: u64 = 8 << 20;
 
-/// Bytes copied forward in one append.
+/// Bytes charged for what is written forward in one append.
 const MOVE_BYTES_MAX: u64 = 1 << 20;
 
 /// How many seconds a store that was found full refuses uploads without looking again.
 const FULL_SECONDS: u32 = 1;
+
+/// What is written to the end of the store before a segment goes.
+struct Kept {
+    /// Records that are copied.
+    moved: Vec<u32>,
+    /// Records that are replaced by a mark that their key holds nothing, and where the index has them.
+    marked: Vec<(u32, Location)>,
+    /// Whether what is newer than the segment has to be on the disk before it goes.
+    must_be_durable: bool,
+}
 
 /// How eviction goes about a segment.
 #[derive(Clone, Copy, Debug)]
@@ -124,16 +135,7 @@ impl Engine {
         segments.range(from..).next().map(|(_, segment)| Arc::clone(segment))
     }
 
-    /// Whether there is a segment with a higher number.
-    pub(super) fn has_segment_after(&self, id: u64) -> bool {
-        self.oldest(id + 1).is_some()
-    }
-
     fn evict(&self, segment: &Arc<Segment>, manner: Manner) -> Result<(), StoreError> {
-        if segment.is_empty() && !self.has_segment_after(segment.id) {
-            // It is there for its number: see `outnumber`.
-            return Ok(());
-        }
         match segment.shape {
             Shape::Large => self.evict_large(segment, manner),
             Shape::Shared => self.evict_shared(segment, manner),
@@ -181,58 +183,42 @@ impl Engine {
         let mut moved = HashSet::new();
         loop {
             let (uses, promises) = uses(segment, &entries);
-            let Some(keep) = self.keep(segment, &entries, &uses, manner)? else { return Ok(()) };
+            let Some(kept) = self.keep(segment, &entries, &uses, manner)? else { return Ok(()) };
             self.carry_over(&entries, &uses, &moved)?;
-            self.move_records(segment, &entries, &uses, &keep)?;
-            if !keep.is_empty() {
-                // Or a power failure could take the originals and not yet have the copies.
+            self.move_records(segment, &entries, &uses, &kept.moved)?;
+            self.mark_deleted(&entries, &kept.marked)?;
+            if kept.must_be_durable {
+                // Or a power failure could take the originals and not yet have what stands for them.
                 self.make_durable()?;
             }
-            moved.extend(keep);
-            self.keep_rows(segment, &entries)?;
+            moved.extend(kept.moved);
             if self.drop_segment(segment, promises)? {
                 return Ok(());
             }
         }
     }
 
-    /// Before a segment is dropped while an older one stays, the index on disk must know what was in it: or an
-    /// older value of a record in it would seem to be the newest after a crash, or when a part of the index
-    /// is lost.
-    fn keep_rows(&self, segment: &Segment, entries: &[Entry]) -> Result<(), StoreError> {
-        if self.oldest(0).is_none_or(|oldest| oldest.id >= segment.id) {
-            return Ok(());
-        }
-        let mut hidden = false;
-        for entry in entries.iter().filter(|entry| entry.kind != Kind::Blob) {
-            hidden |= self.index.hide_older(&entry.key, segment.id)?;
-        }
-        if !hidden && segment.id < self.rows_flushed_below.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let complete_below = self.appender().complete_below();
-        self.index.flush()?;
-        self.rows_flushed_below.fetch_max(complete_below, Ordering::Relaxed);
-        Ok(())
-    }
-
     fn is_promised(&self, key: &[u8], used: Use) -> bool {
         used.leased_until > self.now() || self.is_pinned(key)
     }
 
-    /// Which records to keep; `None` when it is not worth touching the segment.
+    /// What to keep; `None` when it is not worth touching the segment, or not known yet.
     fn keep(
         &self,
         segment: &Segment,
         entries: &[Entry],
         uses: &[Use],
         manner: Manner,
-    ) -> Result<Option<Vec<u32>>, StoreError> {
+    ) -> Result<Option<Kept>, StoreError> {
         let charged = segment.charged.load(Ordering::Relaxed);
         let (mut promised, mut used_only) = (0, 0);
-        let mut keep = Vec::new();
+        let mut moved = Vec::new();
         // A value that may not be the newest of its key must not become it.
         let values_are_known = segment.id > self.index.unindexed() || self.index.unindexed() == 0;
+        let hiding = self.hiding(segment, entries);
+        if !hiding.is_empty() && !values_are_known {
+            return Ok(None);
+        }
         for ((ordinal, entry), used) in (0..).zip(entries).zip(uses) {
             let cost = record_cost(&entry.key, entry.payload_len);
             let is_promised = self.is_promised(&entry.key, *used);
@@ -248,13 +234,23 @@ impl Engine {
                 continue;
             }
             *(if is_promised { &mut promised } else { &mut used_only }) += cost;
-            keep.push(ordinal);
+            moved.push(ordinal);
+        }
+        let mut marked = Vec::new();
+        for ordinal in hiding.iter().filter(|ordinal| moved.binary_search(ordinal).is_err()) {
+            let entry = &entries[*ordinal as usize];
+            let is_newest = |known: &Location| (known.segment, known.ordinal) == (segment.id, *ordinal);
+            if let Some(known) = self.index.known(&entry.key)?.filter(is_newest) {
+                promised += record_cost(&entry.key, 0);
+                marked.push((*ordinal, known));
+            }
         }
         let worth_it = manner.force || promised <= charged / 4 * 3;
-        Ok(worth_it.then_some(keep))
+        let must_be_durable = !moved.is_empty() || !hiding.is_empty();
+        Ok(worth_it.then_some(Kept { moved, marked, must_be_durable }))
     }
 
-    /// Copies records to the end of the store, within the room held back for that.
+    /// Copies records to the end of the store.
     fn move_records(
         &self,
         segment: &Segment,
@@ -264,26 +260,47 @@ impl Engine {
     ) -> Result<(), StoreError> {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        for (place, &ordinal) in keep.iter().enumerate() {
+        for &ordinal in keep {
             let entry = &entries[ordinal as usize];
             let from = location(segment, ordinal, entry);
-            match segment.read_payload(&entry.key, &from)? {
-                Some(payload) => {
-                    bytes += entry.payload_len;
-                    batch.push(Item::moved(entry, payload, from, uses[ordinal as usize]));
-                }
-                None => self.forget(&entry.key, &from)?,
-            }
-            if bytes >= MOVE_BYTES_MAX || place + 1 == keep.len() {
-                let batch = std::mem::take(&mut batch);
-                let charge = self
-                    .charge(charge_of(&batch, self.sizes.segment), self.sizes.capacity)
-                    .ok_or(StoreError::NoSpace("no room to copy what is in use"))?;
-                self.append(batch, charge)?;
-                Counters::add(&self.counters.bytes_moved, std::mem::take(&mut bytes));
+            let Some(payload) = segment.read_payload(&entry.key, &from)? else {
+                self.forget(&entry.key, &from)?;
+                continue;
+            };
+            bytes += record_cost(&entry.key, entry.payload_len) + INDEX_ENTRY_BYTES;
+            batch.push(Item::moved(entry, payload, from, uses[ordinal as usize]));
+            Counters::add(&self.counters.bytes_moved, entry.payload_len);
+            if bytes >= MOVE_BYTES_MAX {
+                self.append_forward(std::mem::take(&mut batch))?;
+                bytes = 0;
             }
         }
-        Ok(())
+        self.append_forward(batch)
+    }
+
+    /// Says of records that hide older ones that their keys hold nothing, so that they can go.
+    fn mark_deleted(&self, entries: &[Entry], marked: &[(u32, Location)]) -> Result<(), StoreError> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for (ordinal, newest) in marked {
+            let entry = &entries[*ordinal as usize];
+            bytes += record_cost(&entry.key, 0) + INDEX_ENTRY_BYTES;
+            batch.push(Item::forgotten(&entry.key, *newest));
+            if bytes >= MOVE_BYTES_MAX {
+                self.append_forward(std::mem::take(&mut batch))?;
+                bytes = 0;
+            }
+        }
+        self.append_forward(batch)
+    }
+
+    /// Appends records within the room held back for that.
+    fn append_forward(&self, batch: Vec<Item>) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let charge = self.charge(charge_of(&batch, self.sizes.segment), self.sizes.capacity);
+        self.append(batch, charge.ok_or(StoreError::NoSpace("no room to copy what is in use"))?)
     }
 
     /// Repeats on the copies what was promised about the originals meanwhile.
@@ -302,7 +319,6 @@ impl Engine {
 
     /// Drops a segment unless more was promised there than `promises` counts.
     fn drop_segment(&self, segment: &Segment, promises: u64) -> Result<bool, StoreError> {
-        self.outnumber(segment.id)?;
         {
             let mut state = segment.state();
             if state.promises != promises {

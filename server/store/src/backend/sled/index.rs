@@ -244,22 +244,6 @@ impl Index {
         self.generations().iter().any(|generation| generation.may_have(key))
     }
 
-    /// Makes absent in older databases what a segment has a newer record of, which is about to be dropped. Or
-    /// the older one would seem to be the newest if the database that knows better were lost.
-    pub(super) fn hide_older(&self, key: &[u8], segment: u64) -> Result<bool, StoreError> {
-        let mut hidden = false;
-        let generations = self.generations();
-        let own = generations.partition_point(|generation| generation.first > segment);
-        for generation in generations.iter().skip(own + 1) {
-            if let Some(older) = generation.get(key)?.filter(|older| !older.deleted) {
-                generation.insert(key, &Location { deleted: true, ..older })?;
-                hidden = true;
-            }
-        }
-        self.remembered.forget(key);
-        Ok(hidden)
-    }
-
     /// Measures the newest generation's folder.
     pub(super) fn measure(&self) {
         if let Some(newest) = self.generations().first() {

@@ -32,6 +32,7 @@ mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod generation;
+mod hiding;
 mod incoming;
 mod index;
 mod keeper;

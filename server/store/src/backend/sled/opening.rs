@@ -1,6 +1,7 @@
 //! Opening a store: only what takes a moment. The rest happens in the background, see `catch_up.rs`.
 
 use std::fs::{self, File, TryLockError};
+use std::hash::RandomState;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
@@ -49,7 +50,7 @@ impl Engine {
             gathered: Arc::default(),
             evicting: Mutex::default(),
             full_until: AtomicU32::new(0),
-            rows_flushed_below: AtomicU64::new(0),
+            hasher: RandomState::new(),
             pins: Mutex::default(),
             counters: Counters::default(),
             durable: Durable::new(&segments)?,

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
@@ -98,6 +98,8 @@ pub(super) struct Segment {
     /// Bytes that are counted for it, at least what the disk has allocated.
     pub(super) charged: AtomicU64,
     state: Mutex<State>,
+    /// Hashes of the keys that it has values of, once they were asked for.
+    pub(super) value_keys: OnceLock<Box<[u64]>>,
 }
 
 impl Segment {
@@ -163,6 +165,7 @@ impl Segment {
             doubtful: AtomicBool::new(false),
             charged: AtomicU64::new(0),
             state: Mutex::default(),
+            value_keys: OnceLock::new(),
         }
     }
 
@@ -181,11 +184,6 @@ impl Segment {
 
     pub(super) fn records_end(&self) -> u64 {
         self.records_end.load(Ordering::Acquire)
-    }
-
-    /// Whether there is no record in it.
-    pub(super) fn is_empty(&self) -> bool {
-        self.records_end() <= SEGMENT_HEADER_BYTES
     }
 
     pub(super) fn set_records_end(&self, end: u64) {
@@ -410,7 +408,7 @@ pub(super) fn payload_is_right(file: &File, parsed: &Parsed) -> Result<bool, Sto
 }
 
 /// Whether a record is where it should be, and whole.
-pub(super) fn record_is_right(file: &File, entry: &Entry) -> Result<bool, StoreError> {
+fn record_is_right(file: &File, entry: &Entry) -> Result<bool, StoreError> {
     match Segment::read_header(file, entry.offset, entry.end())? {
         Some(parsed) if parsed.entry == *entry => payload_is_right(file, &parsed),
         _ => Ok(false),

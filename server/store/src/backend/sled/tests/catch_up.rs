@@ -152,7 +152,7 @@ async fn old_values_do_not_come_back() {
     // Not by reading them, which would give them second chances.
     let is_kept = |key: &[u8]| {
         let newest = store.engine.index.known(&record_key(Table::ActionCache, key).unwrap()).unwrap();
-        store.engine.segment(newest.unwrap().segment).is_some()
+        newest.is_some_and(|newest| !newest.deleted && store.engine.segment(newest.segment).is_some())
     };
     for seed in 1000.. {
         put(&store, seed, 120_000).await;
@@ -300,6 +300,80 @@ async fn old_values_do_not_come_back_when_a_part_of_the_index_is_lost() {
         assert_eq!(value(&store, b"deleted").await, None, "without {lost} of {all}");
         assert_ne!(value(&store, b"kept").await.as_deref(), Some(&b"old"[..]), "without {lost} of {all}");
         all_read(&store, &pinned).await;
+    }
+}
+
+/// Files of the index lose what had been flushed: sled comes up with an earlier state, checkpoint and all.
+#[tokio::test]
+async fn old_values_do_not_come_back_with_an_earlier_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for key in [&b"changed"[..], b"deleted"] {
+        put_value(&store, key, b"old").await;
+    }
+    let pinned = fill(&store, &[120_000; 7]).await;
+    let (_pin, missing) = store.pin(&pinned).await.unwrap();
+    assert_eq!(missing, []);
+    put(&store, 1 << 30, 120_000).await;
+    put(&store, 1 << 31, 120_000).await;
+    store.flush().await.unwrap();
+    let earlier = tempfile::tempdir().unwrap();
+    killed_copy(folder.path(), earlier.path());
+    put_value(&store, b"changed", b"new").await;
+    RecordStore::delete(&store, Table::ActionCache, b"deleted").await.unwrap();
+    let newest = |key: &[u8]| {
+        let newest = store.engine.index.known(&record_key(Table::ActionCache, key).unwrap()).unwrap();
+        newest.unwrap().segment
+    };
+    let (changed, deleted) = (newest(b"changed"), newest(b"deleted"));
+    // Marks of them are dropped and written again meanwhile.
+    for seed in 1000.. {
+        put(&store, seed, 120_000).await;
+        let (changed_now, deleted_now) = (newest(b"changed"), newest(b"deleted"));
+        if changed_now > changed + 100 && deleted_now > deleted + 100 {
+            break;
+        }
+        assert!(seed < 10_000, "the values are never dropped");
+    }
+    assert!(store.engine.segment(changed).is_none() && store.engine.segment(deleted).is_none());
+    let copy = tempfile::tempdir().unwrap();
+    killed_copy(folder.path(), copy.path());
+    fs::remove_dir_all(copy.path().join("index")).unwrap();
+    fs::rename(earlier.path().join("index"), copy.path().join("index")).unwrap();
+    let store = open(copy.path());
+    assert_eq!(value(&store, b"changed").await, None);
+    assert_eq!(value(&store, b"deleted").await, None);
+    all_read(&store, &pinned).await;
+}
+
+/// What hides an older value leaves a mark for as long as the older one is there, and no longer.
+#[tokio::test]
+async fn marks_go_with_what_they_hide() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    put_value(&store, b"changed", b"old").await;
+    let pinned = fill(&store, &[120_000; 7]).await;
+    let (pin, _) = store.pin(&pinned).await.unwrap();
+    put(&store, 1 << 30, 120_000).await;
+    put(&store, 1 << 31, 120_000).await;
+    put_value(&store, b"changed", b"new").await;
+    put_value(&store, b"alone", b"only").await;
+    let state = |key: &[u8]| {
+        let newest = store.engine.index.known(&record_key(Table::ActionCache, key).unwrap()).unwrap();
+        newest.map(|newest| (newest.deleted, store.engine.segment(newest.segment).is_some()))
+    };
+    let mut seed = 1000;
+    while state(b"changed") != Some((true, true)) {
+        put(&store, seed, 120_000).await;
+        seed += 1;
+        assert!(seed < 10_000, "the value is never dropped");
+    }
+    assert_eq!(state(b"alone"), Some((false, false)), "it hides nothing");
+    drop(pin);
+    while state(b"changed") != Some((true, false)) {
+        put(&store, seed, 120_000).await;
+        seed += 1;
+        assert!(seed < 20_000, "the mark is never dropped");
     }
 }
 
