@@ -134,7 +134,7 @@ impl Worker {
             add(name, value);
         }
         let WorkerConfig { name, slots, memory_bytes, .. } = &self.config;
-        Offer { name: name.clone(), properties, slots: *slots, memory_bytes: *memory_bytes }
+        Offer { name: name.clone(), properties, slots: *slots, memory_bytes: *memory_bytes, ahead: 0 }
     }
 
     /// Makes the worker known to its queue and starts its slots.

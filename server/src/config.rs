@@ -99,6 +99,8 @@ pub struct WorkerSettings {
     pub name: String,
     /// Actions run at once; with 0 there is no worker in the server.
     pub slots: usize,
+    /// Actions that a worker in a process of its own takes for each slot beside those it runs.
+    pub ahead_per_slot: usize,
     /// Memory for actions that say how much they need, in bytes; `None` when only slots count.
     pub memory_bytes: Option<u64>,
     /// Whether actions that are not Wasm run as processes of this machine.
@@ -148,6 +150,7 @@ impl Default for Config {
             worker: WorkerSettings {
                 name: "local".into(),
                 slots: std::thread::available_parallelism().map_or(2, usize::from),
+                ahead_per_slot: 1,
                 memory_bytes: None,
                 native: true,
                 sandbox: SandboxSettings::default(),

@@ -70,8 +70,8 @@ fn store(writer: &mut Writer<'_, '_>, stats: &StoreStats) -> fmt::Result {
 }
 
 fn server(writer: &mut Writer<'_, '_>, stats: &ServerStats) -> fmt::Result {
-    writer.gauge("queue_queued_runs", "Runs that wait for a worker", stats.queued_runs)?;
-    writer.gauge("queue_running_runs", "Runs that a worker has", stats.running_runs)?;
+    writer.gauge("queue_queued_runs", "Runs that wait to begin", stats.queued_runs)?;
+    writer.gauge("queue_running_runs", "Runs that a worker has begun", stats.running_runs)?;
     let help = "Operations that have not ended; several may share a run";
     writer.gauge("queue_live_operations", help, stats.live_operations)?;
     let help = "Blobs kept because waiting or running actions need them";

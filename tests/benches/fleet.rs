@@ -1,5 +1,6 @@
 //! What a worker in a process of its own costs: small actions through a server with two slots inside, with and
-//! without its journal, and through one that leaves them to two worker processes of one slot each.
+//! without its journal, and through one that leaves them to two worker processes of one slot each, which have their next
+//! action ahead or do not.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_wardian-under-test");
 
 const NATIVE_ACTIONS: usize = 400;
 const WASM_ACTIONS: usize = 2_000;
-const IN_FLIGHT: [usize; 2] = [1, 16];
+const IN_FLIGHT: [usize; 3] = [1, 16, 64];
 
 pub(crate) const EMPTY: &str = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
 
@@ -28,16 +29,19 @@ pub(crate) const EMPTY: &str = r#"(module (memory (export "memory") 1) (func (ex
 enum Setting {
     InsideWithoutJournal,
     Inside,
+    TwoWorkersWithoutAhead,
     TwoWorkers,
 }
 
 impl Setting {
-    const ALL: [Self; 3] = [Self::InsideWithoutJournal, Self::Inside, Self::TwoWorkers];
+    const ALL: [Self; 4] =
+        [Self::InsideWithoutJournal, Self::Inside, Self::TwoWorkersWithoutAhead, Self::TwoWorkers];
 
     fn name(self) -> &'static str {
         match self {
             Self::InsideWithoutJournal => "two slots inside, no journal",
             Self::Inside => "two slots inside",
+            Self::TwoWorkersWithoutAhead => "two worker processes, nothing ahead",
             Self::TwoWorkers => "two worker processes",
         }
     }
@@ -46,7 +50,16 @@ impl Setting {
         match self {
             Self::InsideWithoutJournal => "[scheduler]\njournal = false\n[worker]\nslots = 2\n",
             Self::Inside => "[worker]\nslots = 2\n",
-            Self::TwoWorkers => "[worker]\nslots = 0\n",
+            Self::TwoWorkersWithoutAhead | Self::TwoWorkers => "[worker]\nslots = 0\n",
+        }
+    }
+
+    /// The settings of each worker process, if there are any.
+    fn workers(self) -> Option<&'static str> {
+        match self {
+            Self::InsideWithoutJournal | Self::Inside => None,
+            Self::TwoWorkersWithoutAhead => Some("[worker]\nslots = 1\nahead_per_slot = 0\n"),
+            Self::TwoWorkers => Some("[worker]\nslots = 1\n"),
         }
     }
 }
@@ -58,10 +71,9 @@ pub(crate) async fn run(only: &str) -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let server = ServerProcess::start(Path::new(SERVER), folder.path(), setting.settings())?;
         let mut workers = Vec::new();
-        if matches!(setting, Setting::TwoWorkers) {
+        if let Some(settings) = setting.workers() {
             for name in ["one", "two"] {
                 let program = Path::new(SERVER);
-                let settings = "[worker]\nslots = 1\n";
                 let folder = folder.path().join(name);
                 workers.push(WorkerProcess::start(program, &folder, server.address, name, settings)?);
             }

@@ -123,6 +123,10 @@ pub struct Totals {
     gone: [u64; Loss::KINDS.len()],
     /// Runs that were started too often.
     pub given_up: u64,
+    /// How often a run was given to a worker before that had a free slot.
+    pub ahead_given: u64,
+    /// How often such a run came back before it began.
+    pub ahead_returned: u64,
     /// For how long each tenant's runs had a slot, those that have ended.
     pub(crate) worker_time: BTreeMap<InstanceName, Duration>,
 }

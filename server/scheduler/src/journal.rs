@@ -20,6 +20,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use prost::Message as _;
 use tokio::sync::watch;
 use wardian_proto::reapi;
 
@@ -40,6 +41,9 @@ const LOG_BYTES_MAX: u64 = 256 << 20;
 /// Changes that may wait to be written while operations are taken in. What those do that are there is noted in any case.
 pub(crate) const PENDING_CHANGES_MAX: usize = 100_000;
 
+/// What these may take in memory, counted by what is large of them: the responses.
+pub(crate) const PENDING_BYTES_MAX: usize = 256 << 20;
+
 /// Bits of a run's number that count within one process. Those above count processes.
 const RUN_BITS: u32 = 40;
 
@@ -55,6 +59,11 @@ pub enum JournalError {
     /// The disk does not keep up with what comes in.
     #[error("{0} changes wait to be written to the journal of operations; limit is {PENDING_CHANGES_MAX}")]
     Behind(usize),
+    /// The same, counted in bytes.
+    #[error(
+        "changes of {0} bytes wait to be written to the journal of operations; limit is {PENDING_BYTES_MAX}"
+    )]
+    BehindBytes(usize),
     /// Another process has it open.
     #[error("the journal of operations in {} is open in another process", .0.display())]
     InUse(PathBuf),
@@ -135,6 +144,15 @@ impl Change {
             Self::Forgotten(name) => (name, None),
         }
     }
+
+    /// About what it takes in memory. What jobs share with the queue is not counted.
+    fn bytes(&self) -> usize {
+        let response = match self {
+            Self::Ended { response, .. } => response.encoded_len(),
+            Self::Live { .. } | Self::Forgotten(_) => 0,
+        };
+        size_of::<Self>() + response
+    }
 }
 
 /// What a journal has done and how it stands.
@@ -175,6 +193,8 @@ struct Shared {
 #[derive(Default)]
 struct Pending {
     changes: Vec<Change>,
+    /// What they take.
+    bytes: usize,
     /// How many were noted in all.
     noted: u64,
     closed: bool,
@@ -271,8 +291,14 @@ impl Journal {
 
     /// Fails when so much waits to be written that nothing more should be taken in.
     pub(crate) fn has_room(&self) -> Result<(), JournalError> {
-        let pending = self.shared.lock().changes.len();
-        if pending < PENDING_CHANGES_MAX { Ok(()) } else { Err(JournalError::Behind(pending)) }
+        let pending = self.shared.lock();
+        if pending.changes.len() >= PENDING_CHANGES_MAX {
+            Err(JournalError::Behind(pending.changes.len()))
+        } else if pending.bytes >= PENDING_BYTES_MAX {
+            Err(JournalError::BehindBytes(pending.bytes))
+        } else {
+            Ok(())
+        }
     }
 
     /// Notes changes; returns the number by which to wait for them.
@@ -281,6 +307,7 @@ impl Journal {
         let before = pending.changes.len();
         pending.changes.extend(changes);
         pending.noted += (pending.changes.len() - before) as u64;
+        pending.bytes += pending.changes[before..].iter().map(Change::bytes).sum::<usize>();
         let noted = pending.noted;
         drop(pending);
         self.shared.rung.notify_one();
@@ -388,6 +415,7 @@ impl Writer {
                 break;
             }
         }
+        pending.bytes = 0;
         (std::mem::take(&mut pending.changes), pending.noted, pending.closed)
     }
 

@@ -106,6 +106,8 @@ pub struct Offer {
     pub slots: usize,
     /// Memory it has for them, in bytes; actions that say how much they need are given out accordingly.
     pub memory_bytes: Option<u64>,
+    /// Actions it takes beside those it runs, to begin them as soon as it can. Of use to workers elsewhere only.
+    pub ahead: usize,
 }
 
 impl Offer {
@@ -180,6 +182,7 @@ pub(crate) mod tests {
             properties: properties.iter().map(|(n, v)| ((*n).to_owned(), owned(v))).collect(),
             slots: 1,
             memory_bytes: None,
+            ahead: 0,
         }
     }
 

@@ -67,9 +67,9 @@ struct Inner {
 /// What is in a queue at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLoad {
-    /// Runs that wait for a worker.
+    /// Runs that have not begun.
     pub queued_runs: usize,
-    /// Runs that a worker has.
+    /// Runs that a worker has begun.
     pub running_runs: usize,
     /// Operations that have not ended; several may share a run.
     pub live_operations: usize,
@@ -222,7 +222,7 @@ impl LocalQueue {
         deleted
     }
 
-    /// Runs that a worker has now.
+    /// Runs that a worker has now, begun or not.
     pub fn running(&self) -> usize {
         self.lock().state.running()
     }
@@ -231,8 +231,8 @@ impl LocalQueue {
     pub fn load(&self) -> QueueLoad {
         let inner = self.lock();
         QueueLoad {
-            queued_runs: inner.state.queued(),
-            running_runs: inner.state.running(),
+            queued_runs: inner.state.queued() + inner.state.ahead(),
+            running_runs: inner.state.running() - inner.state.ahead(),
             live_operations: inner.state.live_operations(),
         }
     }
@@ -442,7 +442,7 @@ impl WorkQueue for LocalQueue {
     }
 
     async fn progress(&self, run: RunId, metadata: reapi::ExecutedActionMetadata) {
-        self.update(|inner| inner.state.progress(run, metadata));
+        self.update(|inner| inner.state.progress(Instant::now(), run, metadata));
     }
 
     /// Ends a run with its result, or lets another worker try what this one could not do.

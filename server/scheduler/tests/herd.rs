@@ -2,13 +2,15 @@
 //!
 //!     cargo test --release --workspace --test herd -- --nocapture
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use wardian_proto::{DigestFunction, InstanceName, reapi};
 use wardian_scheduler::{
-    Bell, Invocation, Job, LocalQueue, Offer, Platform, SchedulerLimits, Tenants, WorkQueue as _,
+    Bell, Invocation, Job, LocalQueue, Loss, Offer, Operation, Platform, RunId, SchedulerLimits, Tenants,
+    WorkQueue as _, WorkerId,
 };
 use wardian_store::action_cache::ActionCache;
 use wardian_store::backend::MemoryStore;
@@ -37,7 +39,7 @@ fn job(number: usize) -> Job {
 }
 
 /// What the connection of a worker does in a server, without the connection: an action ends as soon as it has begun.
-async fn session(queue: LocalQueue, worker: wardian_scheduler::WorkerId, looks: Arc<AtomicUsize>) {
+async fn session(queue: LocalQueue, worker: WorkerId, looks: Arc<AtomicUsize>) {
     let bell = queue.bell(worker);
     loop {
         let mut rung = std::pin::pin!(bell.rung());
@@ -79,6 +81,7 @@ impl Herd {
                 properties: [("OSFamily".into(), vec!["linux".into()])].into(),
                 slots: 1,
                 memory_bytes: None,
+                ahead: 1,
             };
             let worker = queue.join(offer, Duration::from_secs(3600));
             bells.push(queue.bell(worker));
@@ -133,4 +136,93 @@ async fn an_action_wakes_those_that_can_take_it_and_no_others() {
     };
     tokio::time::timeout(PATIENCE, all_end).await.expect("every action is taken by somebody");
     assert_eq!(herd.queue.load().live_operations, 0);
+}
+
+/// Workers whose connections do nothing but to listen, look, and give back what they are asked for. Nothing that they have
+/// ends by itself.
+struct Busy {
+    queue: LocalQueue,
+    looks: Arc<AtomicUsize>,
+    /// What each has, the oldest first.
+    has: Arc<Mutex<BTreeMap<WorkerId, Vec<RunId>>>>,
+}
+
+impl Busy {
+    fn new() -> Self {
+        let store = Arc::new(MemoryStore::new(1 << 20));
+        let action_cache = ActionCache::new(store.clone(), store);
+        let queue = LocalQueue::new(SchedulerLimits::default(), Tenants::default(), action_cache);
+        Self { queue, looks: Arc::default(), has: Arc::default() }
+    }
+
+    fn join(&self, number: usize) {
+        let offer = Offer {
+            name: format!("w{number}"),
+            properties: [("OSFamily".into(), vec!["linux".into()])].into(),
+            slots: 1,
+            memory_bytes: None,
+            ahead: 1,
+        };
+        let worker = self.queue.join(offer, Duration::from_secs(3600));
+        let (queue, looks, has) = (self.queue.clone(), Arc::clone(&self.looks), Arc::clone(&self.has));
+        tokio::spawn(async move {
+            let bell = queue.bell(worker);
+            loop {
+                let mut rung = std::pin::pin!(bell.rung());
+                rung.as_mut().enable();
+                looks.fetch_add(1, Ordering::Relaxed);
+                for run in queue.take_questions(worker) {
+                    has.lock().unwrap().entry(worker).or_default().retain(|other| *other != run);
+                    queue.give_back(worker, run, &Loss::Returned);
+                }
+                while let Some(given) = queue.assign(worker) {
+                    has.lock().unwrap().entry(worker).or_default().push(given.run);
+                }
+                queue.sleep(worker);
+                rung.await;
+            }
+        });
+    }
+
+    /// Waits until every worker has so many runs or more.
+    async fn until_each_has(&self, workers: usize, runs: usize) {
+        let all_have = async {
+            loop {
+                let enough = self.has.lock().unwrap().values().filter(|has| has.len() >= runs).count();
+                if enough == workers {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, all_have).await.expect("every worker gets its share");
+    }
+
+    fn submit(&self, numbers: std::ops::Range<usize>) -> Vec<Operation> {
+        numbers.map(|number| self.queue.submit(job(number), None).unwrap()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_joins_asks_one_other_for_what_it_has_ahead() {
+    let busy = Busy::new();
+    (0..WORKERS).for_each(|number| busy.join(number));
+    let begun = busy.submit(0..WORKERS);
+    busy.until_each_has(WORKERS, 1).await;
+    assert!(busy.has.lock().unwrap().values().all(|has| has.len() == 1), "free slots go first");
+    let before = busy.looks.load(Ordering::Relaxed);
+    let ahead = busy.submit(WORKERS..2 * WORKERS);
+    busy.until_each_has(WORKERS, 2).await;
+    let looks = (busy.looks.load(Ordering::Relaxed) - before) as f64 / WORKERS as f64;
+    println!("each action that is given ahead wakes {looks:.1} workers");
+    assert!(looks < 4.0, "{looks} looked for each");
+
+    let before = busy.looks.load(Ordering::Relaxed);
+    busy.join(WORKERS);
+    busy.until_each_has(WORKERS + 1, 1).await;
+    let looks = busy.looks.load(Ordering::Relaxed) - before;
+    assert!(looks < 10, "{looks} looked, for a run that came from one worker to another");
+    let has = busy.has.lock().unwrap();
+    assert_eq!(has.values().map(Vec::len).sum::<usize>(), 2 * WORKERS, "nothing is lost or with two");
+    assert_eq!((begun.len(), ahead.len()), (WORKERS, WORKERS));
 }

@@ -108,7 +108,7 @@ fn until_written(journal: Option<&std::path::Path>) {
 
 async fn fill(queue: LocalQueue, journal: Option<&std::path::Path>) {
     let properties = [("OSFamily".into(), vec!["wasi".into()]), ("ISA".into(), vec!["wasm32".into()])];
-    let offer = Offer { name: "w".into(), properties: properties.into(), slots: 1, memory_bytes: None };
+    let offer = Offer { name: "w".into(), properties: properties.into(), slots: 1, ..Offer::default() };
     let worker = queue.register(offer).await;
 
     let few: Vec<_> = (0..1_000).map(|number| queue.submit(job(number), None).unwrap()).collect();

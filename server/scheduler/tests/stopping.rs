@@ -35,7 +35,7 @@ impl Stop {
         let store = Arc::new(MemoryStore::new(1 << 20));
         let action_cache = ActionCache::new(store.clone(), store);
         let queue = LocalQueue::new(SchedulerLimits::default(), Tenants::default(), action_cache);
-        let offer = Offer { name: "w".into(), properties: [].into(), slots: 2, memory_bytes: None };
+        let offer = Offer { name: "w".into(), properties: [].into(), slots: 2, ..Offer::default() };
         let worker = queue.join(offer, Duration::from_secs(3600));
         let action = DigestFunction::Sha256.digest(b"");
         let job = Job {

@@ -69,6 +69,8 @@ struct Row {
     #[serde(rename = "since_seconds")]
     since: Option<u64>,
     running: u32,
+    /// Given to it and not begun.
+    ahead: u32,
     slots: u32,
     memory_used_bytes: u64,
     memory_bytes: Option<u64>,
@@ -117,6 +119,7 @@ fn row(worker: &WorkerState, now: SystemTime) -> Row {
         state,
         since: since.and_then(|at| now.duration_since(at).ok()).map(|age| age.as_secs()),
         running: worker.running,
+        ahead: worker.ahead,
         slots: offer.slots,
         memory_used_bytes: worker.memory_used_bytes,
         memory_bytes: offer.memory_bytes,
@@ -149,7 +152,8 @@ fn table(rows: &[Row]) -> String {
         let memory = row.memory_bytes.map_or_else(String::new, |all| {
             format!("{:.1} of {:.1} GB", row.memory_used_bytes as f64 / 1e9, all as f64 / 1e9)
         });
-        let running = format!("{}/{}", row.running, row.slots);
+        let ahead = if row.ahead > 0 { format!("+{}", row.ahead) } else { String::new() };
+        let running = format!("{}/{}{ahead}", row.running, row.slots);
         let line = format!(
             "{:name$}  {:13}  {since:>7}  {running:>7}  {memory:>17}  {:address$}  {}",
             row.name,

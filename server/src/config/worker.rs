@@ -18,6 +18,9 @@ pub(super) fn read(section: &mut Section<'_>, worker: &mut WorkerSettings) {
     let mut slots = worker.slots as u64;
     section.number("slots", 0, 1024, &mut slots);
     worker.slots = usize::try_from(slots).expect("a small number");
+    let mut ahead = worker.ahead_per_slot as u64;
+    section.number("ahead_per_slot", 0, crate::fleet::AHEAD_PER_SLOT_MAX.into(), &mut ahead);
+    worker.ahead_per_slot = usize::try_from(ahead).expect("a small number");
     section.seconds("drain_seconds_max", &mut worker.drain_time_max);
     let mut memory = 0;
     section.number("memory_bytes", 1, u64::MAX, &mut memory);

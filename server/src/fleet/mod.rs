@@ -23,7 +23,7 @@ use wardian_store::BlobStore;
 use self::logs::WorkerLogs;
 use crate::logs::LogStreams;
 
-pub(crate) use self::offer::to_wire as offer_to_wire;
+pub(crate) use self::offer::{AHEAD_PER_SLOT_MAX, to_wire as offer_to_wire};
 pub(crate) use self::session::{ORDERS_WAITING_MAX, serve};
 
 /// How much later than its lease a worker may be found to be lost.
@@ -118,6 +118,8 @@ pub(crate) struct KindFigures {
     pub(crate) slots: u64,
     /// Slots that could be given something now.
     pub(crate) slots_free: u64,
+    /// Runs beside those that have a slot.
+    pub(crate) runs_ahead: u64,
 }
 
 impl Fleet {
@@ -225,6 +227,19 @@ impl Fleet {
         (member.connection == Some(connection)).then_some(member.leave)
     }
 
+    /// Changes the queue on behalf of a connection, unless its worker has another one by now: what two connections of a
+    /// worker do never comes in between. `None` when it has.
+    fn on_behalf_of<T>(
+        &self,
+        name: &str,
+        connection: u64,
+        change: impl FnOnce(&LocalQueue) -> T,
+    ) -> Option<T> {
+        let inner = self.lock();
+        let member = inner.members.get(name).filter(|member| member.connection == Some(connection));
+        member.map(|_| change(&self.shared.queue))
+    }
+
     /// Notes that a worker offers something else. Only that it leaves is of interest.
     fn offers(&self, name: &str, offer: &wardian::WorkerOffer) {
         let mut inner = self.lock();
@@ -252,6 +267,7 @@ impl Fleet {
                 let offer = member.map_or_else(|| offer::to_wire(&view.offer), |m| m.offer.clone());
                 wardian::WorkerState {
                     running: u32::try_from(view.running).unwrap_or(u32::MAX),
+                    ahead: u32::try_from(view.ahead).unwrap_or(u32::MAX),
                     memory_used_bytes: view.memory_used,
                     paused: view.draining,
                     inside: member.is_none(),
@@ -278,6 +294,7 @@ impl Fleet {
             let member = members.get(&view.id);
             let kind = &mut kinds[usize::from(member.is_some())];
             kind.slots += view.offer.slots as u64;
+            kind.runs_ahead += view.ahead as u64;
             if !view.draining {
                 kind.slots_free += view.offer.slots.saturating_sub(view.running) as u64;
             }
@@ -341,25 +358,12 @@ fn name_of(state: &wardian::WorkerState) -> &str {
 }
 
 #[cfg(test)]
+mod test_setup;
+
+#[cfg(test)]
 mod tests {
-    use wardian_scheduler::{SchedulerLimits, Tenants};
-    use wardian_store::action_cache::ActionCache;
-    use wardian_store::backend::MemoryStore;
-
+    use super::test_setup::{fleet, offer};
     use super::*;
-    use crate::logs::LogLimits;
-
-    fn fleet() -> Fleet {
-        let store = Arc::new(MemoryStore::new(1 << 20));
-        let action_cache = ActionCache::new(store.clone(), store.clone());
-        let queue = LocalQueue::new(SchedulerLimits::default(), Tenants::default(), action_cache);
-        let logs = LogStreams::new(LogLimits::default());
-        Fleet::new(queue, store, logs, TrustedModules::default(), Vec::new(), FleetLimits::default())
-    }
-
-    fn offer() -> wardian::WorkerOffer {
-        wardian::WorkerOffer { name: "w".into(), incarnation: "a".into(), slots: 1, ..Default::default() }
-    }
 
     #[tokio::test]
     async fn a_worker_that_was_told_to_end_while_it_was_away_hears_of_it() {

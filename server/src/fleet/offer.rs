@@ -10,6 +10,12 @@ const PROPERTIES_MAX: usize = 256;
 const PROPERTY_BYTES_MAX: usize = 1024;
 pub(crate) const SLOTS_MAX: u32 = 1024;
 
+/// Runs that a worker may take ahead for each of its slots.
+pub(crate) const AHEAD_PER_SLOT_MAX: u32 = 4;
+
+/// Runs that a worker may take ahead.
+const AHEAD_MAX: u32 = SLOTS_MAX * AHEAD_PER_SLOT_MAX;
+
 /// Reads an offer.
 pub(super) fn parse(wire: &wardian::WorkerOffer) -> Result<Offer, Status> {
     let bad = |text: String| Err(Status::invalid_argument(format!("WorkerOffer: {text}")));
@@ -21,6 +27,9 @@ pub(super) fn parse(wire: &wardian::WorkerOffer) -> Result<Offer, Status> {
     if wire.slots == 0 || wire.slots > SLOTS_MAX {
         return bad(format!("slots must be between 1 and {SLOTS_MAX}"));
     }
+    if wire.ahead > AHEAD_MAX {
+        return bad(format!("ahead must be at most {AHEAD_MAX}"));
+    }
     if wire.properties.len() > PROPERTIES_MAX {
         return bad(format!("it has {} properties; limit is {PROPERTIES_MAX}", wire.properties.len()));
     }
@@ -28,6 +37,7 @@ pub(super) fn parse(wire: &wardian::WorkerOffer) -> Result<Offer, Status> {
         name: wire.name.clone(),
         slots: wire.slots as usize,
         memory_bytes: wire.memory_bytes,
+        ahead: wire.ahead as usize,
         ..Offer::default()
     };
     for reapi::platform::Property { name, value } in &wire.properties {
@@ -51,6 +61,7 @@ pub(crate) fn to_wire(offer: &Offer) -> wardian::WorkerOffer {
         properties: properties.flat_map(|(name, values)| values.iter().map(|v| property(name, v))).collect(),
         slots: u32::try_from(offer.slots).unwrap_or(u32::MAX),
         memory_bytes: offer.memory_bytes,
+        ahead: u32::try_from(offer.ahead).unwrap_or(u32::MAX),
         version: env!("CARGO_PKG_VERSION").into(),
         ..Default::default()
     }
@@ -71,6 +82,7 @@ mod tests {
             memory_bytes: Some(5),
             version: env!("CARGO_PKG_VERSION").into(),
             leaving: false,
+            ahead: 3,
         }
     }
 
@@ -78,6 +90,7 @@ mod tests {
     fn an_offer_comes_through() {
         let parsed = parse(&offer()).unwrap();
         assert_eq!((parsed.name.as_str(), parsed.slots, parsed.memory_bytes), ("w1", 2, Some(5)));
+        assert_eq!(parsed.ahead, 3);
         assert_eq!(parsed.properties["OSFamily"], ["linux", "wasi"]);
         assert_eq!(to_wire(&parsed), wardian::WorkerOffer { incarnation: String::new(), ..offer() });
     }
@@ -92,6 +105,7 @@ mod tests {
             wardian::WorkerOffer { incarnation: String::new(), ..offer() },
             wardian::WorkerOffer { slots: 0, ..offer() },
             wardian::WorkerOffer { slots: 1025, ..offer() },
+            wardian::WorkerOffer { ahead: 4097, ..offer() },
             wardian::WorkerOffer { properties: vec![property.clone()], ..offer() },
             wardian::WorkerOffer { properties: vec![property; 257], ..offer() },
         ] {

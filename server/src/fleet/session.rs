@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use wardian_proto::{DigestFunction, reapi, wardian};
-use wardian_scheduler::{Assignment, Loss, RunId, WorkQueue as _};
+use wardian_scheduler::state::Holding;
+use wardian_scheduler::{Assignment, LocalQueue, Loss, RunId, WorkQueue as _};
 
 use super::{Fleet, Joined};
 
@@ -16,6 +18,9 @@ pub(crate) const ORDERS_WAITING_MAX: usize = 4;
 
 /// How long a new connection may take to say who it is.
 const FIRST_REPORT_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long what is acknowledged may wait for other orders to go along with. Nobody waits for it.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(10);
 
 /// Modules that are named in one message, at the most: far below the largest message.
 const TRUSTED_MODULES_MAX: usize = 10_000;
@@ -77,6 +82,8 @@ struct GivenRun {
     cancelled: watch::Receiver<bool>,
     /// It was told that nobody wants the run.
     told: bool,
+    /// The orders that asked for it, unless the worker has begun it.
+    asked: Option<u64>,
 }
 
 struct Session {
@@ -104,9 +111,10 @@ impl Session {
         let queue = self.fleet.shared.queue.clone();
         let bell = queue.bell(self.joined.worker);
         self.joined.logs.end_others(&first.logs_open);
-        let mut next = self.begin(&first);
+        let mut next = self.begin(&first)?;
         self.take(first, &mut next)?;
         let mut answer = true;
+        let mut acknowledge_by = None;
         loop {
             // Listen before looking, so that what comes in between is not slept through.
             let mut rung = std::pin::pin!(bell.rung());
@@ -119,16 +127,20 @@ impl Session {
                 }
                 return Err(status);
             }
-            if answer || !is_empty(&next) {
+            let is_late = acknowledge_by.is_some_and(|by: Instant| by <= Instant::now());
+            if answer || is_late || !is_empty(&next) {
                 super::enclose::enclose(&*self.fleet.shared.blobs, &mut next.runs).await;
                 self.stamp(&mut next, lease);
                 let sent = tokio::time::timeout(lease, orders.send(Ok(std::mem::take(&mut next)))).await;
                 match sent {
-                    Ok(Ok(())) => answer = false,
+                    Ok(Ok(())) => (answer, acknowledge_by) = (false, None),
                     // The stream of orders is gone.
                     Ok(Err(_)) => return Ok(()),
                     Err(_) => return Err(Status::deadline_exceeded("the worker does not read its orders")),
                 }
+            }
+            if !next.acknowledged.is_empty() {
+                acknowledge_by.get_or_insert_with(|| Instant::now() + ACKNOWLEDGED_WITHIN);
             }
             // Not while orders are read and sent: others would wait for it.
             queue.sleep(self.joined.worker);
@@ -150,6 +162,7 @@ impl Session {
                     self.forget_ended();
                 }
                 () = rung => {}
+                () = at(acknowledge_by) => {}
                 // Nobody may ring when the worker is lost.
                 () = tokio::time::sleep(lease) => {}
             }
@@ -158,27 +171,39 @@ impl Session {
 
     /// Compares what the worker has with what it should have, at the start of a connection: what was on its way on an
     /// earlier one is lost by now.
-    fn begin(&mut self, first: &wardian::WorkerReport) -> wardian::WorkerOrders {
-        let queue = self.fleet.shared.queue.clone();
+    fn begin(&mut self, first: &wardian::WorkerReport) -> Result<wardian::WorkerOrders, Status> {
         let worker = self.joined.worker;
         let mut orders = wardian::WorkerOrders::default();
-        let mut held = HashSet::new();
-        for name in &first.held {
-            let run = queue.parse_run_name(name);
-            match run.and_then(|run| Some((run, queue.keeps(worker, run)?))) {
-                Some((run, cancelled)) => {
-                    held.insert(run);
-                    self.given.insert(run, GivenRun { sequence: 0, cancelled, told: false });
+        let given = &mut self.given;
+        let ended: HashSet<&String> = first.results.iter().map(|result| &result.run).collect();
+        let waiting: HashSet<&String> = first.waiting.iter().collect();
+        let holding = |name: &String| match name {
+            name if ended.contains(name) => Holding::Ended,
+            name if waiting.contains(name) => Holding::Waiting,
+            _ => Holding::Begun,
+        };
+        let compare = |queue: &LocalQueue| {
+            queue.forget_questions(worker);
+            // What has begun has its place before what has not.
+            let first_begun = first.held.iter().filter(|name| holding(name) != Holding::Waiting);
+            for name in first_begun.chain(&first.waiting) {
+                let run = queue.parse_run_name(name);
+                match run.and_then(|run| Some((run, queue.keeps(worker, run, holding(name))?))) {
+                    Some((run, cancelled)) => {
+                        let known = GivenRun { sequence: 0, cancelled, told: false, asked: None };
+                        given.insert(run, known);
+                    }
+                    None => orders.cancelled.push(name.clone()),
                 }
-                None => orders.cancelled.push(name.clone()),
             }
-        }
-        for run in queue.runs_of(worker) {
-            if !held.contains(&run) {
-                queue.give_back(worker, run, &Loss::NotReceived);
+            for run in queue.runs_of(worker) {
+                if !given.contains_key(&run) {
+                    queue.give_back(worker, run, &Loss::NotReceived);
+                }
             }
-        }
-        orders
+        };
+        self.fleet.on_behalf_of(&self.name, self.joined.connection, compare).ok_or_else(replaced)?;
+        Ok(orders)
     }
 
     /// Brings a report into the queue.
@@ -211,19 +236,32 @@ impl Session {
                 _ => orders.acknowledged.push(name),
             }
         }
-        for run in report.returned.iter().filter_map(|name| queue.parse_run_name(name)) {
-            queue.give_back(worker, run, &Loss::Returned);
-            self.given.remove(&run);
-        }
-        let held: HashSet<RunId> = report.held.iter().filter_map(|name| queue.parse_run_name(name)).collect();
-        for run in queue.runs_of(worker) {
-            let named = self.given.get(&run).is_some_and(|given| given.sequence <= report.orders_seen);
-            if named && !held.contains(&run) {
-                queue.give_back(worker, run, &Loss::Dropped);
-                self.given.remove(&run);
+        // A late report on a connection that was replaced speaks of what the worker had then: what it has been given since
+        // on the other one would seem lost.
+        let given = &mut self.given;
+        let compare = |queue: &LocalQueue| {
+            let parse = |name: &String| queue.parse_run_name(name);
+            for run in report.returned.iter().filter_map(parse) {
+                queue.give_back(worker, run, &Loss::Returned);
+                given.remove(&run);
             }
-        }
-        Ok(())
+            let held: HashSet<RunId> = report.held.iter().filter_map(parse).collect();
+            for run in queue.runs_of(worker) {
+                let named = given.get(&run).is_some_and(|given| given.sequence <= report.orders_seen);
+                if named && !held.contains(&run) {
+                    queue.give_back(worker, run, &Loss::Dropped);
+                    given.remove(&run);
+                }
+            }
+            // What it has still, although it knows that it was asked for it, it has begun.
+            for (run, given) in given.iter_mut() {
+                if given.asked.is_some_and(|asked| asked <= report.orders_seen) {
+                    given.asked = None;
+                    queue.has_begun(worker, *run);
+                }
+            }
+        };
+        self.fleet.on_behalf_of(&self.name, self.joined.connection, compare).ok_or_else(replaced)
     }
 
     /// Ends a run, and acknowledges its result once that survives a restart.
@@ -251,9 +289,16 @@ impl Session {
         orders.lease = lease.try_into().ok();
     }
 
+    /// The next run for the worker. A connection that was replaced gets none, as nobody would ever hear of it: the other
+    /// one has compared what the worker has with what it should have already.
+    fn assign(&self) -> Option<Assignment> {
+        let assign = |queue: &LocalQueue| queue.assign(self.joined.worker);
+        self.fleet.on_behalf_of(&self.name, self.joined.connection, assign)?
+    }
+
     /// Adds what the worker should know to the orders.
     fn collect(&mut self, orders: &mut wardian::WorkerOrders) -> Result<(), Status> {
-        let queue = &self.fleet.shared.queue;
+        let queue = self.fleet.shared.queue.clone();
         let worker = self.joined.worker;
         if !queue.knows(worker) {
             return Err(lost());
@@ -262,10 +307,7 @@ impl Session {
             // It goes on with what it has, and reports it to the next process.
             return Err(Status::unavailable("the server is shutting down"));
         }
-        let leave = self
-            .fleet
-            .current(&self.name, self.joined.connection)
-            .ok_or_else(|| Status::aborted("the worker has another connection"))?;
+        let leave = self.fleet.current(&self.name, self.joined.connection).ok_or_else(replaced)?;
         if leave && !self.leave {
             self.leave = true;
             orders.leave = true;
@@ -276,13 +318,19 @@ impl Session {
                 orders.cancelled.push(queue.run_name(*run));
             }
         }
+        for run in queue.take_questions(worker) {
+            if let Some(given) = self.given.get_mut(&run) {
+                given.asked = Some(self.sequence + 1);
+                orders.give_back.push(queue.run_name(run));
+            }
+        }
         if self.trusted != self.fleet.shared.trusted.count() {
             let all = self.fleet.shared.trusted.all();
             self.trusted = all.len();
             let known = all.into_iter().filter(|module| module.function() == DigestFunction::Sha256);
             orders.trusted_modules = known.take(TRUSTED_MODULES_MAX).map(|module| module.to_wire()).collect();
         }
-        while let Some(assignment) = queue.assign(worker) {
+        while let Some(assignment) = self.assign() {
             let Assignment { run, job, queued_at, cancelled } = assignment;
             orders.runs.push(wardian::RunOrder {
                 run: queue.run_name(run),
@@ -292,21 +340,37 @@ impl Session {
                 queued: Some(queued_at.into()),
                 blobs: Vec::new(),
             });
-            let given = GivenRun { sequence: self.sequence + 1, cancelled, told: false };
+            let given = GivenRun { sequence: self.sequence + 1, cancelled, told: false, asked: None };
             self.given.insert(run, given);
         }
         Ok(())
     }
 }
 
+/// Whether nobody waits for these orders.
 fn is_empty(orders: &wardian::WorkerOrders) -> bool {
     orders.runs.is_empty()
         && orders.cancelled.is_empty()
-        && orders.acknowledged.is_empty()
+        && orders.give_back.is_empty()
         && orders.trusted_modules.is_empty()
         && !orders.leave
+}
+
+/// Waits until then; for ever when there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn replaced() -> Status {
+    Status::aborted("the worker has another connection")
 }
 
 fn lost() -> Status {
     Status::aborted("nothing was heard of the worker for longer than its lease; it is to connect anew")
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ fn tenants(writer: &mut Writer<'_, '_>, figures: &Figures) -> fmt::Result {
     let tenants = || figures.tenants.iter().map(|(tenant, figures)| (labels(tenant), figures));
     let help = "Runs of an instance that wait";
     writer.family("tenant_queued_runs", help, tenants().map(|(l, f)| (l, f.queued as u64)))?;
-    let help = "Runs of an instance that a worker has";
+    let help = "Runs of an instance that a worker has begun";
     writer.family("tenant_running_runs", help, tenants().map(|(l, f)| (l, f.running as u64)))?;
     let help = "For how long runs of an instance had slots, all in all";
     writer.totals("tenant_worker_seconds", help, tenants().map(|(l, f)| (l, f.worker_time.as_secs_f64())))
@@ -63,7 +63,9 @@ fn workers(writer: &mut Writer<'_, '_>, fleet: &Fleet) -> fmt::Result {
     writer.family("workers", "Workers, by where they are and how they stand", states)?;
     writer.family("worker_slots", "Actions that workers can run at once", by_kind(|f| f.slots))?;
     let help = "Of these, those that could be given something now";
-    writer.family("worker_slots_free", help, by_kind(|f| f.slots_free))
+    writer.family("worker_slots_free", help, by_kind(|f| f.slots_free))?;
+    let help = "Runs that workers have been given and have no slot for yet";
+    writer.family("worker_runs_ahead", help, by_kind(|f| f.runs_ahead))
 }
 
 fn runs(writer: &mut Writer<'_, '_>, figures: &Figures) -> fmt::Result {
@@ -75,6 +77,10 @@ fn runs(writer: &mut Writer<'_, '_>, figures: &Figures) -> fmt::Result {
     writer.counters("runs_interrupted", help, "reason", totals.retries())?;
     let help = "Of these, those that were given up because they were started too often";
     writer.counter("runs_given_up", help, totals.given_up)?;
+    let help = "How often a run was given to a worker before that had a free slot";
+    writer.counter("runs_given_ahead", help, totals.ahead_given)?;
+    let help = "How often such a run came back before it began, mostly for a worker with a free slot";
+    writer.counter("runs_taken_back", help, totals.ahead_returned)?;
     let help = "Workers that are gone, by reason; silent ones were not heard of for their lease";
     writer.counters("workers_gone", help, "reason", totals.gone())
 }

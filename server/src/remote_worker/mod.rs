@@ -68,7 +68,8 @@ impl RemoteWorker {
             compile: config.worker.compile,
         };
         let logs = RemoteLogs::default();
-        let queue = RemoteQueue::new(logs.clone());
+        let ahead = config.worker.slots * config.worker.ahead_per_slot;
+        let queue = RemoteQueue::new(logs.clone(), ahead);
         let worker = Worker::new(worker, blobs, Arc::new(queue.clone()))?
             .with_logs(Arc::new(logs))
             .with_prefetch(Arc::new(local.clone()), local.stats().capacity_bytes, config.worker.prefetch);

@@ -49,7 +49,10 @@ struct Inner {
     last_id: u64,
     runs: BTreeMap<RunId, Held>,
     names: HashMap<String, RunId>,
+    /// What was not begun: each slot takes the first one as soon as it is free.
     given: VecDeque<Assignment>,
+    /// Runs that it takes beside those that its slots run.
+    ahead: usize,
     orders_seen: u64,
     leaving: bool,
     /// The server was told so, and has answered since.
@@ -63,6 +66,8 @@ struct Inner {
     gone_unsent: bool,
     /// Fetches the inputs of what was ordered, also before it has a slot.
     prefetcher: Option<Prefetcher>,
+    /// It was asked to give something back, and the server waits to hear what became of that.
+    answer_unsent: bool,
 }
 
 /// A run that this worker has.
@@ -86,11 +91,12 @@ pub(super) enum News {
 }
 
 impl RemoteQueue {
-    pub(super) fn new(logs: RemoteLogs) -> Self {
+    /// A queue that takes so many runs beside those that slots run.
+    pub(super) fn new(logs: RemoteLogs, ahead: usize) -> Self {
         let news = Arc::<Notify>::default();
         logs.ring(Arc::clone(&news));
         let shared = Shared {
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner { ahead, ..Inner::default() }),
             work: Notify::new(),
             news,
             acknowledged: Notify::new(),
@@ -177,7 +183,8 @@ impl RemoteQueue {
     /// What there is to report.
     pub(super) fn news(&self) -> News {
         let inner = self.lock();
-        if inner.offer_unsent || inner.gone_unsent || inner.runs.values().any(|held| held.result_unsent) {
+        let is_awaited = inner.offer_unsent || inner.gone_unsent || inner.answer_unsent;
+        if is_awaited || inner.runs.values().any(|held| held.result_unsent) {
             return News::Urgent;
         }
         let progress = inner.runs.values().any(|held| held.metadata_unsent);
@@ -192,12 +199,14 @@ impl RemoteQueue {
             // Not before this report was answered is it known.
             inner.leave_heard = false;
         }
+        inner.answer_unsent = false;
         let logs_open =
             if std::mem::take(&mut inner.logs_unsaid) { self.shared.logs.unfinished() } else { Vec::new() };
         let mut report = wardian::WorkerReport {
             logs_open,
             offer: std::mem::take(&mut inner.offer_unsent).then(|| inner.offer.clone()),
             held: inner.runs.values().map(|held| held.name.clone()).collect(),
+            waiting: inner.given.iter().map(|given| inner.runs[&given.run].name.clone()).collect(),
             orders_seen: inner.orders_seen,
             logs: self.shared.logs.take(),
             returned: std::mem::take(&mut inner.returned),
@@ -226,7 +235,10 @@ impl RemoteQueue {
         inner.orders_seen = orders.sequence;
         inner.leave_heard = inner.leave_reported;
         for name in &orders.cancelled {
-            if let Some(held) = inner.named(name) {
+            // What was not begun need not be.
+            if !inner.give_back_waiting(name)
+                && let Some(held) = inner.named(name)
+            {
                 held.cancel.send_replace(true);
             }
         }
@@ -242,7 +254,12 @@ impl RemoteQueue {
         for order in orders.runs {
             inner.begin(order);
         }
-        let news = inner.gone_unsent;
+        for name in &orders.give_back {
+            // That it is held and not returned is an answer too.
+            inner.give_back_waiting(name);
+            inner.answer_unsent = true;
+        }
+        let news = inner.gone_unsent || inner.answer_unsent;
         drop(inner);
         self.shared.work.notify_waiters();
         self.shared.acknowledged.notify_waiters();
@@ -270,6 +287,16 @@ impl Inner {
     fn give_back(&mut self, name: String) {
         self.returned.push(name);
         self.gone_unsent = true;
+    }
+
+    /// Lets another worker have a run unless it was begun.
+    fn give_back_waiting(&mut self, name: &str) -> bool {
+        let Some(id) = self.names.get(name).copied() else { return false };
+        let Some(at) = self.given.iter().position(|given| given.run == id) else { return false };
+        self.given.remove(at);
+        let held = self.forget(id).expect("what has a name is held");
+        self.give_back(held.name);
+        true
     }
 
     /// Takes a run in. What is not taken is not held, so that the server hears of it.
@@ -338,7 +365,9 @@ fn read(order: &wardian::RunOrder) -> Option<(Job, SystemTime)> {
 impl WorkQueue for RemoteQueue {
     async fn register(&self, offer: Offer) -> WorkerId {
         let incarnation = uuid::Uuid::new_v4().to_string();
-        self.lock().offer = wardian::WorkerOffer { incarnation, ..crate::fleet::offer_to_wire(&offer) };
+        let mut inner = self.lock();
+        let offer = Offer { ahead: inner.ahead, ..offer };
+        inner.offer = wardian::WorkerOffer { incarnation, ..crate::fleet::offer_to_wire(&offer) };
         WorkerId::from_number(1)
     }
 
@@ -416,7 +445,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_gives_back_what_was_not_begun() {
-        let queue = RemoteQueue::new(RemoteLogs::default());
+        let queue = RemoteQueue::new(RemoteLogs::default(), 1);
         let worker = queue.register(Offer::default()).await;
         let named = |sequence, name: &str| {
             let mut orders = order(sequence);
@@ -441,7 +470,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_run_that_is_ordered_again_is_run_again() {
-        let queue = RemoteQueue::new(RemoteLogs::default());
+        let queue = RemoteQueue::new(RemoteLogs::default(), 1);
         let worker = queue.register(Offer::default()).await;
         queue.take(order(1));
         // The same order again, as long as it runs, is the same run.
@@ -457,5 +486,46 @@ mod tests {
         queue.take(order(4));
         assert!(queue.next(worker).await.unwrap().run > second);
         assert_eq!(queue.report().held, ["run-1"]);
+    }
+
+    fn orders(sequence: u64, names: &[&str]) -> wardian::WorkerOrders {
+        let one = order(sequence).runs.remove(0);
+        let runs = names.iter().map(|name| wardian::RunOrder { run: (*name).into(), ..one.clone() });
+        wardian::WorkerOrders { sequence, runs: runs.collect(), ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn what_was_not_begun_is_given_back_when_it_is_asked_for() {
+        let queue = RemoteQueue::new(RemoteLogs::default(), 2);
+        let worker = queue.register(Offer { slots: 1, ..Offer::default() }).await;
+        assert_eq!(queue.lock().offer.ahead, 2);
+        queue.take(orders(1, &["begun", "next", "last"]));
+        queue.next(worker).await.unwrap();
+        assert_eq!(queue.report().waiting, ["next", "last"]);
+        let give_back = vec!["begun".into(), "next".into(), "unknown".into()];
+        queue.take(wardian::WorkerOrders { give_back, ..orders(2, &[]) });
+        assert_eq!(queue.news(), News::Urgent);
+        let report = queue.report();
+        assert_eq!(report.returned, ["next"]);
+        assert_eq!((report.held, report.waiting), (vec!["begun".into(), "last".into()], vec!["last".into()]));
+        // That it keeps what it has begun is an answer that somebody waits for.
+        queue.take(wardian::WorkerOrders { give_back: vec!["begun".into()], ..orders(3, &[]) });
+        assert_eq!(queue.news(), News::Urgent);
+        let report = queue.report();
+        assert_eq!((report.orders_seen, report.returned.len(), report.held.len()), (3, 0, 2));
+        assert_eq!(queue.news(), News::Nothing);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_wants_is_not_begun() {
+        let queue = RemoteQueue::new(RemoteLogs::default(), 1);
+        let worker = queue.register(Offer::default()).await;
+        queue.take(orders(1, &["begun", "next"]));
+        let begun = queue.next(worker).await.unwrap();
+        let cancelled = vec!["begun".into(), "next".into()];
+        queue.take(wardian::WorkerOrders { cancelled, ..orders(2, &[]) });
+        assert!(*begun.cancelled.borrow());
+        let report = queue.report();
+        assert_eq!((report.held, report.returned), (vec!["begun".into()], vec!["next".into()]));
     }
 }

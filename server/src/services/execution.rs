@@ -201,7 +201,9 @@ fn submit_status(error: SubmitError) -> Status {
         | SubmitError::TenantTooManyOperations(_)
         | SubmitError::TooManyPlatforms(_)
         | SubmitError::TooManyOperations(_)
-        | SubmitError::Journal(JournalError::Behind(_)) => retry_later(text, FULL_QUEUE_RETRY_SECONDS),
+        | SubmitError::Journal(JournalError::Behind(_) | JournalError::BehindBytes(_)) => {
+            retry_later(text, FULL_QUEUE_RETRY_SECONDS)
+        }
         SubmitError::ShuttingDown | SubmitError::Journal(_) => Status::unavailable(text),
     }
 }

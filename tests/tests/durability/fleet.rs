@@ -1,6 +1,7 @@
 //! A server and workers in processes of their own, while processes are killed, stopped and cut off from each other:
 //! every client gets the right result or a clear status, nothing is lost, and nobody waits for ever.
 
+mod ahead;
 mod control;
 mod crowd;
 mod far;

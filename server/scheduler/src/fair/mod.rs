@@ -143,8 +143,8 @@ impl FairQueue {
         Charges { tenant, invocation }
     }
 
-    /// Notes that a run that was started runs no more, and how long it had a slot.
-    pub(crate) fn finish(&mut self, place: &Place, charges: Charges, used: Duration) {
+    /// Notes that a run that was started runs no more, and how long it had a slot; `None` when it never had one.
+    pub(crate) fn finish(&mut self, place: &Place, charges: Charges, used: Option<Duration>) {
         self.tenants.finish(&place.tenant, charges.tenant, used);
         let inside = self.inside.get_mut(&place.tenant).expect("what runs is not forgotten");
         inside.shares.finish(&place.invocation, charges.invocation, used);

@@ -120,12 +120,16 @@ impl<K: Clone + Ord + Hash> Shares<K> {
         Charge(charge)
     }
 
-    /// Corrects the charge at the end of a piece of work that took `used`.
-    pub(crate) fn finish(&mut self, key: &K, Charge(charged): Charge, used: Duration) {
-        let used = u64::try_from(used.as_micros()).unwrap_or(u64::MAX).min(CHARGE_MICROS_MAX);
+    /// Corrects the charge at the end of a piece of work that took `used`, or hands it back when it never began.
+    pub(crate) fn finish(&mut self, key: &K, Charge(charged): Charge, used: Option<Duration>) {
+        let micros = |used: Duration| u64::try_from(used.as_micros()).unwrap_or(u64::MAX);
+        let took = used.map(|used| micros(used).min(CHARGE_MICROS_MAX));
         let sharer = self.sharers.get_mut(key).expect("what runs is not forgotten");
         sharer.running -= 1;
-        sharer.usual_micros = (sharer.usual_micros * 7 + used) / 8;
+        if let Some(took) = took {
+            sharer.usual_micros = (sharer.usual_micros * 7 + took) / 8;
+        }
+        let used = took.unwrap_or(0);
         let claim = (sharer.claim + sharer.fair(used)).saturating_sub(sharer.fair(charged));
         self.claims(key, claim);
         self.rest(key);
@@ -192,6 +196,26 @@ impl Sharer {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_never_began_costs_nothing_and_says_nothing_of_how_long_work_takes() {
+        let mut shares = Shares::default();
+        let class = ClassId(1);
+        for _ in 0..3 {
+            shares.enter(&"a", 2, class);
+        }
+        let begun = shares.start(&"a");
+        shares.leave(&"a", class);
+        let before = (shares.sharers["a"].claim, shares.sharers["a"].usual_micros);
+        let ahead = shares.start(&"a");
+        shares.leave(&"a", class);
+        assert!(shares.sharers["a"].claim > before.0);
+        shares.finish(&"a", ahead, None);
+        assert_eq!((shares.sharers["a"].claim, shares.sharers["a"].usual_micros), before);
+        shares.finish(&"a", begun, Some(Duration::ZERO));
+        assert!(shares.sharers["a"].usual_micros < before.1);
+        shares.check();
+    }
+
     /// A fleet of 32,768 slots uses 64 bits up within a week.
     #[test]
     fn a_tenant_that_had_years_of_a_fleet_is_still_served_by_its_share() {
@@ -207,7 +231,7 @@ mod tests {
             let key = shares.due(class).next().expect("both wait").1.clone();
             let charge = shares.start(&key);
             shares.leave(&key, class);
-            shares.finish(&key, charge, Duration::from_secs(3600));
+            shares.finish(&key, charge, Some(Duration::from_secs(3600)));
             shares.check();
             turns.push(key);
         }

@@ -267,3 +267,30 @@ async fn nothing_is_taken_in_while_too_much_waits_to_be_written() {
     assert!(error.to_string().contains("100000"), "{error}");
     assert_eq!(queue.load().queued_runs, 1, "what was refused is not there");
 }
+
+#[tokio::test]
+async fn large_responses_that_wait_to_be_written_are_counted_by_their_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(folder.path()).unwrap();
+    // Nobody writes any more.
+    journal.close();
+    let message = "x".repeat(PENDING_BYTES_MAX / 2);
+    let response = Arc::new(reapi::ExecuteResponse { message, ..Default::default() });
+    let name = &names()[0];
+    let ended =
+        || Change::Ended { name: name.clone(), job: Arc::new(job("x")), response: Arc::clone(&response) };
+    journal.note([ended()]);
+    assert_eq!(journal.has_room(), Ok(()));
+    journal.note([ended()]);
+    let Err(error @ JournalError::BehindBytes(bytes)) = journal.has_room() else { panic!("it has room") };
+    assert!((PENDING_BYTES_MAX..PENDING_BYTES_MAX + 1024).contains(&bytes), "{error}");
+    assert!(error.to_string().contains("268435456"), "{error}");
+}
+
+#[tokio::test]
+async fn what_was_written_takes_no_room_among_what_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(folder.path()).unwrap();
+    journal.kept(journal.note([live(&names()[0], journal.first_run() + 1)])).await.unwrap();
+    assert_eq!(journal.shared.lock().bytes, 0);
+}

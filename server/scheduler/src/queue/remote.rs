@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use wardian_proto::reapi;
 
 use super::LocalQueue;
-use crate::state::WorkerView;
+use crate::state::{Holding, WorkerView};
 use crate::{Assignment, Job, JournalError, Loss, Offer, RunId, WorkerId};
 
 impl LocalQueue {
@@ -83,10 +83,25 @@ impl LocalQueue {
         self.update(|inner| inner.state.absent(worker));
     }
 
-    /// Whether a worker that says it has a run shall go on with it: then what says that it is cancelled.
-    pub fn keeps(&self, worker: WorkerId, run: RunId) -> Option<watch::Receiver<bool>> {
+    /// Runs that a worker is to give back unless it has begun them, since the last call.
+    pub fn take_questions(&self, worker: WorkerId) -> Vec<RunId> {
+        self.lock().state.take_questions(worker)
+    }
+
+    /// To be called for a new connection of a worker, which may not have heard what it was asked for on the last one.
+    pub fn forget_questions(&self, worker: WorkerId) {
+        self.update(|inner| inner.state.forget_questions(Instant::now(), worker));
+    }
+
+    /// Notes that a worker that was asked to give a run back has begun it.
+    pub fn has_begun(&self, worker: WorkerId, run: RunId) {
+        self.update(|inner| inner.state.has_begun(Instant::now(), worker, run));
+    }
+
+    /// Whether a worker that says it has a run shall keep it: then what says that it is cancelled.
+    pub fn keeps(&self, worker: WorkerId, run: RunId, holding: Holding) -> Option<watch::Receiver<bool>> {
         self.update(|inner| {
-            if !inner.state.keeps(Instant::now(), worker, run) {
+            if !inner.state.keeps(Instant::now(), worker, run, holding) {
                 return None;
             }
             Some(inner.cancels.entry(run).or_insert_with(|| watch::Sender::new(false)).subscribe())
@@ -102,7 +117,7 @@ impl LocalQueue {
     pub fn progress_at(&self, worker: WorkerId, run: RunId, metadata: reapi::ExecutedActionMetadata) {
         self.update(|inner| {
             if inner.state.job_of(worker, run).is_some() {
-                inner.state.progress(run, metadata);
+                inner.state.progress(Instant::now(), run, metadata);
             }
         });
     }

@@ -29,6 +29,10 @@ pub(super) struct Class {
     pub(super) workers: BTreeSet<WorkerId>,
     /// Those of them that sleep and have a free slot.
     pub(super) idle: BTreeSet<WorkerId>,
+    /// Those that have a free slot, asleep or not.
+    pub(super) free: BTreeSet<WorkerId>,
+    /// Those that sleep and have no free slot, and take something ahead.
+    pub(super) eager: BTreeSet<WorkerId>,
     /// All of them are avoided: there is nobody else.
     only_lost: bool,
     /// Without any, when its runs are given up.
@@ -51,8 +55,18 @@ pub(super) struct Classes {
 pub(super) struct Candidate<'a> {
     pub(super) id: WorkerId,
     pub(super) offer: &'a Offer,
+    pub(super) ready: Ready,
+}
+
+/// What a worker is ready for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ready {
     /// It sleeps and has a free slot.
     pub(super) idle: bool,
+    /// It has a free slot.
+    pub(super) free: bool,
+    /// It sleeps and has no free slot, and takes something ahead.
+    pub(super) eager: bool,
 }
 
 impl Class {
@@ -63,7 +77,9 @@ impl Class {
         let only_lost = !able.iter().any(|c| fresh(&c));
         let members = || able.iter().filter(|c| only_lost || fresh(c));
         self.workers = members().map(|c| c.id).collect();
-        self.idle = members().filter(|c| c.idle).map(|c| c.id).collect();
+        self.idle = members().filter(|c| c.ready.idle).map(|c| c.id).collect();
+        self.free = members().filter(|c| c.ready.free).map(|c| c.id).collect();
+        self.eager = members().filter(|c| c.ready.eager).map(|c| c.id).collect();
         self.only_lost = only_lost;
     }
 
@@ -74,26 +90,30 @@ impl Class {
             return;
         }
         if !is_avoided && self.only_lost {
-            self.workers.clear();
-            self.idle.clear();
+            for workers in [&mut self.workers, &mut self.idle, &mut self.free, &mut self.eager] {
+                workers.clear();
+            }
         }
         self.only_lost = is_avoided;
         self.workers.insert(now.id);
-        self.idles(now.id, now.idle);
+        self.is_ready(now.id, now.ready);
     }
 
     /// Notes that a worker takes nothing more; true when those that are avoided may have to do.
     fn goes(&mut self, worker: WorkerId) -> bool {
         let was_there = self.workers.remove(&worker);
-        self.idle.remove(&worker);
+        self.is_ready(worker, Ready::default());
         was_there && self.workers.is_empty() && !self.only_lost && !self.key.avoid.is_empty()
     }
 
-    fn idles(&mut self, worker: WorkerId, idle: bool) {
-        if idle {
-            self.idle.insert(worker);
-        } else {
-            self.idle.remove(&worker);
+    fn is_ready(&mut self, worker: WorkerId, ready: Ready) {
+        let Ready { idle, free, eager } = ready;
+        for (set, is_in) in [(&mut self.idle, idle), (&mut self.free, free), (&mut self.eager, eager)] {
+            if is_in {
+                set.insert(worker);
+            } else {
+                set.remove(&worker);
+            }
         }
     }
 }
@@ -120,6 +140,8 @@ impl Classes {
             key: key.clone(),
             workers: BTreeSet::new(),
             idle: BTreeSet::new(),
+            free: BTreeSet::new(),
+            eager: BTreeSet::new(),
             only_lost: false,
             given_up_at: None,
             members: 1,
@@ -180,10 +202,10 @@ impl Classes {
         }
     }
 
-    /// Notes in every class of a worker whether it sleeps and has a free slot.
-    pub(super) fn worker_idles(&mut self, worker: WorkerId, idle: bool) {
+    /// Notes in every class of a worker what it is ready for.
+    pub(super) fn worker_is_ready(&mut self, worker: WorkerId, ready: Ready) {
         for class in self.classes.values_mut().filter(|class| class.workers.contains(&worker)) {
-            class.idles(worker, idle);
+            class.is_ready(worker, ready);
         }
     }
 
@@ -219,11 +241,20 @@ impl Classes {
         C: Iterator<Item = Candidate<'a>>,
     {
         for class in self.classes.values() {
-            let (workers, idle) = (BTreeSet::new(), BTreeSet::new());
-            let (key, given_up_at) = (class.key.clone(), None);
-            let mut anew = Class { key, workers, idle, only_lost: false, given_up_at, members: 0 };
+            let mut anew = Class {
+                key: class.key.clone(),
+                workers: BTreeSet::new(),
+                idle: BTreeSet::new(),
+                free: BTreeSet::new(),
+                eager: BTreeSet::new(),
+                only_lost: false,
+                given_up_at: None,
+                members: 0,
+            };
             anew.match_up(candidates());
-            assert_eq!((&class.workers, &class.idle), (&anew.workers, &anew.idle), "{:?}", class.key);
+            let sets =
+                |class: &Class| [&class.workers, &class.idle, &class.free, &class.eager].map(BTreeSet::clone);
+            assert_eq!(sets(class), sets(&anew), "{:?}", class.key);
         }
     }
 }

@@ -22,6 +22,11 @@ impl Scheduler {
         }
         for id in self.workers.values().flat_map(|worker| &worker.runs) {
             let run = &self.runs[id];
+            if run.question().is_some() {
+                let figures = tenants.entry(run.place.tenant.clone()).or_default();
+                (figures.queued, figures.running) = (figures.queued + 1, figures.running - 1);
+                continue;
+            }
             let so_far = now.saturating_duration_since(run.since);
             tenants.entry(run.place.tenant.clone()).or_default().worker_time += so_far;
         }
@@ -31,7 +36,9 @@ impl Scheduler {
     /// What waits, by platform: several classes may ask for the same.
     fn platforms(&self) -> Vec<PlatformFigures> {
         let mut platforms: BTreeMap<String, PlatformFigures> = BTreeMap::new();
-        for (class, depth, oldest) in self.queue.depths() {
+        let ahead = self.workers.values().flat_map(|worker| &worker.ahead.runs);
+        let ahead = ahead.map(|id| (self.runs[id].place.class, 1, *id));
+        for (class, depth, oldest) in self.queue.depths().chain(ahead) {
             let class = self.classes.get(class);
             // What nobody has is whatever clients ask for, without end.
             let platform = if class.workers.is_empty() {

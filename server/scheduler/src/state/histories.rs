@@ -1,17 +1,22 @@
 //! Random histories. After every step [`Scheduler::check`] looks at all books; here is what must hold from the
 //! outside: nothing is lost, nothing runs twice at once except after its worker was lost, everybody who waits gets an end,
-//! and no worker sleeps that could be given something while none was called.
+//! and no worker sleeps that could be given something, or have what another one was given ahead, while none was called.
+//!
+//! Workers do here what they do in life: they begin what they were given in its order, go on without waiting for the
+//! scheduler, and report later.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use wardian_proto::DigestFunction;
 
+use super::calls::Choice;
 use super::*;
 use crate::figures::Loss;
 use crate::job::Invocation;
 use crate::limits::TenantPolicy;
+use crate::platform::Offer;
 use crate::platform::tests::{offer, platform};
 
 /// One thing that happens. Numbers choose among what there is.
@@ -31,8 +36,13 @@ enum Step {
     Join {
         both: bool,
         slots: u8,
+        ahead: u8,
         leased: bool,
     },
+    /// One that was lost comes back with what it has.
+    Return(u8),
+    /// A worker's connection breaks, and it names what it has on the next one.
+    Reconnect(u8),
     Lose(u8),
     Drain(u8, bool),
     Assign(u8),
@@ -40,7 +50,12 @@ enum Step {
     Answer,
     /// Nobody listens on a worker's behalf any more.
     Absent(u8),
-    Complete(u8),
+    /// A worker's run ends, and the next one begins.
+    Finish(u8),
+    /// The report of that comes.
+    Deliver(u8),
+    /// A worker hears what it is asked for, and answers.
+    AnswerQuestion(u8),
     /// A report of a worker that lost the run in the meantime.
     CompleteLate(u8),
     Pause(bool),
@@ -63,18 +78,64 @@ fn step() -> impl Strategy<Value = Step> {
         8 => submit,
         2 => any::<u8>().prop_map(Step::Cancel),
         1 => any::<u8>().prop_map(Step::Delete),
-        2 => (any::<bool>(), 1..4u8, any::<bool>())
-            .prop_map(|(both, slots, leased)| Step::Join { both, slots, leased }),
+        2 => (any::<bool>(), 1..4u8, 0..3u8, any::<bool>())
+            .prop_map(|(both, slots, ahead, leased)| Step::Join { both, slots, ahead, leased }),
+        1 => any::<u8>().prop_map(Step::Return),
+        1 => any::<u8>().prop_map(Step::Reconnect),
         1 => any::<u8>().prop_map(Step::Lose),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(worker, on)| Step::Drain(worker, on)),
         8 => any::<u8>().prop_map(Step::Assign),
         6 => Just(Step::Answer),
         1 => any::<u8>().prop_map(Step::Absent),
-        5 => any::<u8>().prop_map(Step::Complete),
+        6 => any::<u8>().prop_map(Step::Finish),
+        6 => any::<u8>().prop_map(Step::Deliver),
+        4 => any::<u8>().prop_map(Step::AnswerQuestion),
         1 => any::<u8>().prop_map(Step::CompleteLate),
         1 => prop::bool::weighted(0.2).prop_map(Step::Pause),
         2 => any::<u8>().prop_map(Step::Wait),
     ]
+}
+
+/// What a worker has in fact.
+#[derive(Clone, Debug)]
+struct Hands {
+    offer: Offer,
+    begun: Vec<RunId>,
+    waiting: VecDeque<RunId>,
+    /// Ended, and not reported.
+    ended: VecDeque<RunId>,
+    /// What it will be asked for.
+    questions: VecDeque<RunId>,
+}
+
+impl Hands {
+    fn new(offer: Offer) -> Self {
+        Self {
+            offer,
+            begun: Vec::new(),
+            waiting: VecDeque::new(),
+            ended: VecDeque::new(),
+            questions: VecDeque::new(),
+        }
+    }
+
+    fn begin(&mut self) {
+        while self.begun.len() < self.offer.slots
+            && let Some(run) = self.waiting.pop_front()
+        {
+            self.begun.push(run);
+        }
+    }
+
+    /// Gives a run back unless it was begun.
+    fn gives_back(&mut self, run: RunId) -> bool {
+        let at = self.waiting.iter().position(|other| *other == run);
+        at.is_some_and(|at| self.waiting.remove(at).is_some())
+    }
+
+    fn holds(&self, run: RunId) -> bool {
+        self.begun.contains(&run) || self.waiting.contains(&run) || self.ended.contains(&run)
+    }
 }
 
 /// The scheduler, and what the world outside believes.
@@ -84,6 +145,11 @@ struct World {
     /// Every operation that was neither cancelled nor deleted.
     wanted: Vec<OperationName>,
     workers: Vec<WorkerId>,
+    hands: BTreeMap<WorkerId, Hands>,
+    /// Workers that were lost and may come back.
+    lost: Vec<Hands>,
+    /// Runs that came back before they began.
+    returned: BTreeSet<RunId>,
     /// Those that were called and have not looked.
     called: BTreeSet<WorkerId>,
     /// What each run was given to, by the workers' own belief.
@@ -123,6 +189,9 @@ impl World {
             now: Instant::now(),
             wanted: Vec::new(),
             workers: Vec::new(),
+            hands: BTreeMap::new(),
+            lost: Vec::new(),
+            returned: BTreeSet::new(),
             called: BTreeSet::new(),
             running: BTreeMap::new(),
             late: Vec::new(),
@@ -153,16 +222,23 @@ impl World {
         }
     }
 
-    fn join(&mut self, both: bool, slots: u8, leased: bool) {
+    fn join(&mut self, both: bool, slots: u8, ahead: u8, leased: bool) {
         let systems: &[&str] = if both { &["linux", "wasi"] } else { &["linux"] };
         let mut offer = offer(&[("OSFamily", systems)]);
         offer.slots = slots.into();
+        offer.ahead = ahead.into();
         offer.memory_bytes = Some(4);
-        let worker = self.scheduler.add_worker(offer);
+        self.add(offer, leased);
+    }
+
+    fn add(&mut self, offer: Offer, leased: bool) -> WorkerId {
+        let worker = self.scheduler.add_worker(offer.clone());
+        self.hands.insert(worker, Hands::new(offer));
         if leased {
             assert!(self.scheduler.renew_lease(worker, self.now + Duration::from_secs(100)));
         }
         self.workers.push(worker);
+        worker
     }
 
     fn assign(&mut self, worker: WorkerId) -> bool {
@@ -176,7 +252,81 @@ impl World {
         // Whoever else believes to have it was taken away since.
         assert!(holders.iter().all(|other| !self.workers.contains(other) || *other == worker));
         holders.insert(worker);
+        assert!(!given.ahead || !self.returned.contains(&given.run), "nothing goes to and fro");
+        assert!(!given.ahead || !self.is_somebody_free(given.run), "a free slot goes first");
+        let hands = self.hands.get_mut(&worker).unwrap();
+        assert!(!hands.holds(given.run), "the worker has it already");
+        hands.waiting.push_back(given.run);
+        hands.begin();
+        assert!(given.ahead || hands.begun.contains(&given.run), "it need not wait");
         true
+    }
+
+    /// Whether another worker could begin a run at once.
+    fn is_somebody_free(&self, run: RunId) -> bool {
+        let place = &self.scheduler.runs[&run].place;
+        self.scheduler.classes.get(place.class).workers.iter().any(|id| {
+            let worker = &self.scheduler.workers[id];
+            let fits = worker.free_slots() > 0 && worker.has_room(place.memory);
+            fits && !worker.absent && !self.scheduler.is_kept_free(*id)
+        })
+    }
+
+    /// A worker hears the oldest question there is for it.
+    fn answer_question(&mut self, worker: WorkerId) -> bool {
+        let hands = self.hands.get_mut(&worker).unwrap();
+        let Some(run) = hands.questions.pop_front() else { return false };
+        if hands.gives_back(run) {
+            self.give_back(worker, run);
+        } else if hands.holds(run) {
+            self.scheduler.has_begun(self.now, worker, run);
+        }
+        true
+    }
+
+    fn give_back(&mut self, worker: WorkerId, run: RunId) {
+        self.scheduler.give_back(self.now, worker, run, &Loss::Returned);
+        self.returned.insert(run);
+        if let Some(holders) = self.running.get_mut(&run) {
+            holders.remove(&worker);
+        }
+    }
+
+    fn deliver(&mut self, worker: WorkerId) -> bool {
+        let Some(run) = self.hands.get_mut(&worker).unwrap().ended.pop_front() else { return false };
+        self.complete(worker, run);
+        true
+    }
+
+    fn finish(&mut self, worker: WorkerId, number: u8) -> bool {
+        let hands = self.hands.get_mut(&worker).unwrap();
+        let Some(run) = pick(&hands.begun, number) else { return false };
+        hands.begun.retain(|other| *other != run);
+        hands.ended.push_back(run);
+        hands.begin();
+        true
+    }
+
+    /// A worker says what it has on a new connection. What it may not keep it drops.
+    fn names_what_it_has(&mut self, worker: WorkerId) {
+        self.scheduler.forget_questions(self.now, worker);
+        let mut hands = self.hands.remove(&worker).unwrap();
+        hands.questions.clear();
+        let mut keeps = |run: &RunId, holding| {
+            let kept = self.scheduler.keeps(self.now, worker, *run, holding);
+            if kept {
+                self.running.entry(*run).or_default().insert(worker);
+            }
+            kept
+        };
+        hands.ended.retain(|run| keeps(run, Holding::Ended));
+        hands.begun.retain(|run| keeps(run, Holding::Begun));
+        hands.waiting.retain(|run| keeps(run, Holding::Waiting));
+        hands.begin();
+        for run in self.scheduler.runs_of(worker) {
+            assert!(hands.holds(run), "what was given was received here");
+        }
+        self.hands.insert(worker, hands);
     }
 
     fn complete(&mut self, worker: WorkerId, run: RunId) {
@@ -192,6 +342,8 @@ impl World {
     fn forget_lost(&mut self) {
         let known: BTreeSet<WorkerId> = self.scheduler.workers().map(|worker| worker.id).collect();
         self.workers.retain(|worker| known.contains(worker));
+        let gone: Vec<WorkerId> = self.hands.keys().filter(|id| !known.contains(id)).copied().collect();
+        self.lost.extend(gone.into_iter().filter_map(|id| self.hands.remove(&id)));
         for (run, holders) in &self.running {
             self.late.extend(
                 holders.iter().filter(|holder| !known.contains(holder)).map(|holder| (*holder, *run)),
@@ -212,9 +364,14 @@ impl World {
     /// Who sleeps while nobody is called is given nothing if it looks.
     fn look_at_sleepers(&mut self) {
         for worker in self.workers.clone() {
-            if self.scheduler.workers[&worker].asleep {
+            // What it could have ahead it gets sooner or later.
+            let could_begin = !matches!(self.scheduler.choice(self.now, worker), Choice::Ahead(_));
+            if self.scheduler.workers[&worker].asleep && could_begin {
+                let asking = |world: &Self| world.scheduler.workers[&worker].ahead.asking.len();
+                let before = asking(self);
                 let given = self.scheduler.assign(self.now, worker);
                 assert!(given.is_none(), "nothing waits for a worker that nobody calls");
+                assert_eq!(asking(self), before, "and it could have nothing that others have not begun");
                 self.scheduler.sleep(worker);
             }
         }
@@ -224,10 +381,18 @@ impl World {
     fn hear(&mut self) {
         self.called.extend(self.scheduler.take_called(self.now));
         self.called.retain(|worker| self.workers.contains(worker));
-    }
-
-    fn has(&self, worker: WorkerId) -> Vec<RunId> {
-        self.scheduler.runs_of(worker)
+        for worker in self.workers.clone() {
+            let questions = self.scheduler.take_questions(worker);
+            self.hands.get_mut(&worker).unwrap().questions.extend(questions);
+        }
+        for run in self.scheduler.take_abandoned() {
+            let gives_back = |(_, hands): &mut (&WorkerId, &mut Hands)| hands.gives_back(run);
+            let holder =
+                self.hands.iter_mut().find_map(|mut entry| gives_back(&mut entry).then_some(*entry.0));
+            if let Some(holder) = holder {
+                self.give_back(holder, run);
+            }
+        }
     }
 
     fn take(&mut self, step: &Step) {
@@ -246,7 +411,20 @@ impl World {
                     self.wanted.retain(|other| *other != operation);
                 }
             }
-            Step::Join { both, slots, leased } => self.join(*both, *slots, *leased),
+            Step::Join { both, slots, ahead, leased } => self.join(*both, *slots, *ahead, *leased),
+            Step::Return(number) => {
+                if let Some(hands) = pick(&self.lost, *number) {
+                    self.lost.clear();
+                    let worker = self.add(hands.offer.clone(), true);
+                    self.hands.insert(worker, hands);
+                    self.names_what_it_has(worker);
+                }
+            }
+            Step::Reconnect(number) => {
+                if let Some(worker) = pick(&self.workers, *number) {
+                    self.names_what_it_has(worker);
+                }
+            }
             Step::Lose(number) => {
                 if let Some(worker) = pick(&self.workers, *number) {
                     self.scheduler.remove_worker(self.now, worker, &Loss::Silent);
@@ -270,11 +448,19 @@ impl World {
                     self.scheduler.absent(worker);
                 }
             }
-            Step::Complete(number) => {
-                if let Some(worker) = pick(&self.workers, *number)
-                    && let Some(run) = self.has(worker).first().copied()
-                {
-                    self.complete(worker, run);
+            Step::Finish(number) => {
+                if let Some(worker) = pick(&self.workers, *number) {
+                    self.finish(worker, *number / 8);
+                }
+            }
+            Step::Deliver(number) => {
+                if let Some(worker) = pick(&self.workers, *number) {
+                    self.deliver(worker);
+                }
+            }
+            Step::AnswerQuestion(number) => {
+                if let Some(worker) = pick(&self.workers, *number) {
+                    self.answer_question(worker);
                 }
             }
             Step::CompleteLate(number) => {
@@ -284,7 +470,7 @@ impl World {
                     assert_eq!(self.scheduler.running(), before, "a late report changes nothing");
                 }
             }
-            Step::Pause(on) => self.scheduler.pause(*on),
+            Step::Pause(on) => self.scheduler.pause(self.now, *on),
             Step::Wait(seconds) => {
                 self.now += Duration::from_secs(u64::from(*seconds) / 4);
                 self.scheduler.tick(self.now);
@@ -304,18 +490,18 @@ impl World {
 
     /// Lets everything come to its end.
     fn settle(&mut self) {
-        self.scheduler.pause(false);
+        self.scheduler.pause(self.now, false);
         for worker in self.workers.clone() {
             self.scheduler.drain(self.now, worker, false);
         }
-        self.join(true, 2, false);
+        self.join(true, 2, 1, false);
         for _ in 0..1_000 {
             let mut busy = false;
             self.answer();
             for worker in self.workers.clone() {
                 busy |= self.assign(worker);
-                for run in self.has(worker) {
-                    self.complete(worker, run);
+                self.hear();
+                while self.answer_question(worker) || self.finish(worker, 0) || self.deliver(worker) {
                     busy = true;
                 }
             }

@@ -4,6 +4,7 @@
 //! Identical actions in flight share a run. Every mutation notes the operations it touched in
 //! [`Scheduler::take_changed`], so that the shell can tell those who wait.
 
+mod ahead;
 mod calls;
 mod classes;
 mod figures;
@@ -20,12 +21,14 @@ use std::time::{Instant, SystemTime};
 use wardian_proto::{Digest, InstanceName, reapi, rpc};
 
 pub(crate) use self::run::LiveRun;
-pub use self::run::{Attempt, Given, Stage, View, WaitReason, Waiting};
+pub use self::run::{Attempt, Given, Holding, Stage, View, WaitReason, Waiting};
 pub use self::workers::WorkerView;
 
 use self::calls::Stirred;
 use self::classes::{ClassKey, Classes};
 use self::operations::{Op, Operations};
+#[cfg(test)]
+use self::run::Phase;
 use self::run::{Run, Standing};
 use self::workers::Worker;
 use crate::fair::{ClassId, FairQueue, Place, TenantLoad};
@@ -54,6 +57,8 @@ pub struct Scheduler {
     workers: BTreeMap<WorkerId, Worker>,
     /// Runs that a worker is kept free for, because they need more memory than is free anywhere.
     kept_free: HashMap<RunId, WorkerId>,
+    /// Runs that were given ahead and nobody has asked for yet.
+    askable: BTreeMap<ClassId, BTreeSet<RunId>>,
     paused: bool,
     /// Nothing is started until then.
     settling_until: Option<Instant>,
@@ -95,11 +100,16 @@ impl Scheduler {
     fn join(&mut self, id: RunId, operation: &OperationName, priority: i32) -> RunId {
         let run = self.runs.get_mut(&id).expect("joinable runs exist");
         run.operations.push(operation.clone());
-        if run.worker().is_none() && priority < run.place.priority {
-            // As urgent as the most urgent of those who wait for it.
+        if priority >= run.place.priority {
+            return id;
+        }
+        // As urgent as the most urgent of those who wait for it, also when it is queued again.
+        if run.worker().is_none() {
             self.queue.remove(id, &run.place);
             run.place.priority = priority;
             self.queue.push(id, &run.place, self.tenants.policy(&run.place.tenant).weight);
+        } else {
+            run.place.priority = priority;
         }
         id
     }
@@ -157,6 +167,7 @@ impl Scheduler {
             patient_until,
             standing: Standing::Waiting,
             attempts: Vec::new(),
+            came_back: false,
             held: None,
         };
         self.runs.insert(id, run);
@@ -184,9 +195,15 @@ impl Scheduler {
     }
 
     /// Starts nothing more until it is told otherwise. What runs goes on, and what comes in is queued.
-    pub fn pause(&mut self, paused: bool) {
+    pub fn pause(&mut self, now: Instant, paused: bool) {
         self.paused = paused;
         self.stirred.all();
+        if paused {
+            for worker in self.workers.keys().copied().collect::<Vec<_>>() {
+                self.ask_for_all(now, worker);
+            }
+        }
+        self.check();
     }
 
     /// Whether workers may still report what they run from before a restart, so that nothing is started yet.
@@ -195,11 +212,14 @@ impl Scheduler {
     }
 
     /// Notes how far a run is.
-    pub fn progress(&mut self, run: RunId, news: reapi::ExecutedActionMetadata) {
-        if let Some(run) = self.runs.get_mut(&run)
-            && let Standing::At { metadata, .. } = &mut run.standing
-        {
-            **metadata = news;
+    pub fn progress(&mut self, now: Instant, id: RunId, news: reapi::ExecutedActionMetadata) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let Standing::At { worker, metadata, .. } = &mut run.standing else { return };
+        **metadata = news;
+        let worker = *worker;
+        if run.question().is_some() {
+            self.has_begun(now, worker, id);
+        } else {
             self.changed.extend(run.operations.iter().cloned());
         }
     }
@@ -213,6 +233,7 @@ impl Scheduler {
         {
             self.totals.count_result(metadata);
         }
+        self.leave_ahead(now, run);
         self.end_run(now, run, response);
         self.check();
     }
@@ -283,6 +304,7 @@ impl Scheduler {
     pub fn tick(&mut self, now: Instant) {
         self.settling_until = self.settling_until.filter(|until| now < *until);
         self.lose_silent_workers(now);
+        self.give_up_questions(now);
         self.give_up_unserved(now);
         self.stirred.due();
         self.check();
@@ -398,7 +420,7 @@ impl Scheduler {
         self.operations.live_count()
     }
 
-    /// Runs that a worker has now.
+    /// Runs that a worker has now, begun or not.
     pub fn running(&self) -> usize {
         self.runs.len() - self.queue.len()
     }
@@ -439,7 +461,10 @@ impl Scheduler {
         let mut run = self.runs.remove(&id).expect("callers name a run that exists");
         match run.standing {
             Standing::Waiting => self.queue.remove(id, &run.place),
-            Standing::At { .. } => self.take_from_worker(now, id, &mut run),
+            Standing::At { worker, .. } => {
+                self.take_from_worker(now, id, &mut run);
+                self.promote(now, worker);
+            }
         }
         self.classes.leave(run.place.class);
         if let Some(kept) = self.kept_free.remove(&id) {
@@ -474,16 +499,24 @@ impl Scheduler {
         assert!(self.joinable.values().all(|id| self.runs.contains_key(id)));
         assert!(self.kept_free.keys().all(|id| self.runs[id].worker().is_none()));
         for (id, worker) in &self.workers {
-            assert!(worker.runs.len() <= worker.offer.slots);
+            // What has ended takes no slot.
+            let ended =
+                |run: &&RunId| matches!(self.runs[run].standing, Standing::At { phase: Phase::Ended, .. });
+            let ended = worker.runs.iter().filter(ended).count();
+            assert!(worker.begun() - ended <= worker.offer.slots);
+            assert!(worker.runs.len() - ended <= worker.offer.slots + worker.offer.ahead);
             assert!(worker.runs.iter().all(|run| self.runs[run].worker() == Some(*id)));
             let memory: u64 = worker.runs.iter().map(|run| self.runs[run].place.memory).sum();
             assert_eq!(memory, worker.memory_used);
-            assert_eq!(worker.idle, worker.is_idle());
+            assert_eq!(worker.ready, worker.readiness());
         }
         for (_, class) in self.classes.iter() {
-            let idle = class.workers.iter().filter(|worker| self.workers[worker].idle);
-            assert!(idle.eq(&class.idle));
+            let workers = || class.workers.iter().map(|worker| (worker, self.workers[worker].ready));
+            assert!(workers().filter(|(_, ready)| ready.idle).map(|(worker, _)| worker).eq(&class.idle));
+            assert!(workers().filter(|(_, ready)| ready.free).map(|(worker, _)| worker).eq(&class.free));
+            assert!(workers().filter(|(_, ready)| ready.eager).map(|(worker, _)| worker).eq(&class.eager));
         }
+        self.check_ahead();
         self.classes.check(|| workers::candidates(&self.workers));
         let running: usize = self.workers.values().map(|worker| worker.runs.len()).sum();
         assert_eq!(running, self.runs.len() - waiting);
@@ -501,6 +534,8 @@ fn key(job: &Job) -> Key {
     (job.instance.clone(), job.action, job.requested)
 }
 
+#[cfg(test)]
+mod ahead_tests;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]

@@ -75,6 +75,7 @@ impl Scheduler {
             patient_until: None,
             standing: Standing::Waiting,
             attempts: Vec::new(),
+            came_back: false,
             held: None,
         };
         self.runs.insert(id, run);

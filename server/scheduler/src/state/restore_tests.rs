@@ -22,12 +22,12 @@ fn a_worker_keeps_no_more_than_it_has_room_for() {
     let operations = ["x", "y"].map(|name| s.submit(now, WALL, job(name, 60)).unwrap());
     let run = s.assign(now, first).unwrap().run;
     let other = s.run_of(&operations[1]).unwrap().run;
-    assert!(s.keeps(now, first, run));
-    assert!(!s.keeps(now, first, other), "its one slot is taken");
+    assert!(s.keeps(now, first, run, Holding::Begun));
+    assert!(!s.keeps(now, first, other, Holding::Begun), "its one slot is taken");
     let roomy = s.add_worker(Offer { slots: 2, ..linux("b") });
-    assert!(s.keeps(now, roomy, other));
+    assert!(s.keeps(now, roomy, other, Holding::Begun));
     s.give_back(now, first, run, &Loss::Dropped);
-    assert!(!s.keeps(now, roomy, run), "there is a slot but no memory");
+    assert!(!s.keeps(now, roomy, run, Holding::Begun), "there is a slot but no memory");
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn after_a_restart_runs_wait_for_those_who_have_them() {
     let (a, b) = (s.add_worker(linux("a")), s.add_worker(linux("b")));
     assert!(s.assign(now, a).is_none());
     assert!(s.waiting(&names[2]).unwrap().reason.to_string().contains("restarted"));
-    assert!(s.keeps(now, a, RunId(5)), "whoever has it goes on");
+    assert!(s.keeps(now, a, RunId(5), Holding::Begun), "whoever has it goes on");
     let joined = s.submit(now, WALL, job("x", 0)).unwrap();
     s.tick(soon);
     assert_eq!(s.assign(soon, b).unwrap().run, RunId(6));
@@ -115,7 +115,7 @@ fn starts_that_never_were_are_not_counted() {
     for _ in 0..10 {
         s.remove_worker(now, worker, &Loss::Silent);
         worker = s.add_worker(linux("a"));
-        assert!(s.keeps(now, worker, run));
+        assert!(s.keeps(now, worker, run, Holding::Begun));
     }
     assert!(matches!(s.view(&operation).unwrap().stage, Stage::Executing(_)));
     assert_eq!(s.figures(now).totals.given_up, 0);

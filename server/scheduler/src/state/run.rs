@@ -67,6 +67,7 @@ pub enum WaitReason {
     TenantRunning { running: usize, limit: usize },
     TenantMemory { bytes: u64, limit: u64 },
     Memory { bytes: u64, most_free: u64 },
+    Ahead { worker: String },
     Busy { workers: usize, slots: usize, queued: usize },
 }
 
@@ -88,6 +89,7 @@ impl fmt::Display for WaitReason {
             Self::Memory { bytes, most_free } => {
                 write!(f, "needs {bytes} bytes of memory; no worker has more than {most_free} free")
             }
+            Self::Ahead { worker } => write!(f, "given to worker {worker}, which is busy"),
             Self::Busy { workers, slots, queued } => {
                 write!(
                     f,
@@ -121,6 +123,8 @@ pub(super) struct Run {
     pub(super) patient_until: Option<Instant>,
     pub(super) standing: Standing,
     pub(super) attempts: Vec<Attempt>,
+    /// It was given ahead once, and came back before it began.
+    pub(super) came_back: bool,
     pub(super) held: Option<Held>,
 }
 
@@ -130,7 +134,40 @@ pub(super) enum Standing {
     /// In the queue.
     Waiting,
     /// With a worker.
-    At { worker: WorkerId, charges: Charges, metadata: Box<reapi::ExecutedActionMetadata> },
+    At { worker: WorkerId, charges: Charges, phase: Phase, metadata: Box<reapi::ExecutedActionMetadata> },
+}
+
+/// How far a run is with its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It has a slot.
+    Begun,
+    /// It was given ahead and waits for one.
+    Ahead(Question),
+    /// It has ended, and its result is about to be taken in.
+    Ended,
+}
+
+/// Whether a worker is to give back what it was given ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Nobody wants it.
+    None,
+    /// It was asked, perhaps for another worker.
+    Asked { by: Option<WorkerId> },
+    /// It has begun, so that a result will come first that the worker has not reported, or nobody has taken in.
+    Begun,
+}
+
+/// What a worker says of a run that it has when it connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// It has not begun.
+    Waiting,
+    /// It runs.
+    Begun,
+    /// It has ended, and its result comes with the same report.
+    Ended,
 }
 
 impl Run {
@@ -144,8 +181,22 @@ impl Run {
     pub(super) fn stage(&self) -> Stage {
         match &self.standing {
             Standing::Waiting => Stage::Queued,
+            Standing::At { phase: Phase::Ahead(_), .. } => Stage::Queued,
             Standing::At { metadata, .. } => Stage::Executing(metadata.clone()),
         }
+    }
+
+    /// Whether its worker is to give it back; `None` when it was not given ahead, or has begun.
+    pub(super) fn question(&self) -> Option<Question> {
+        match self.standing {
+            Standing::At { phase: Phase::Ahead(question), .. } => Some(question),
+            Standing::At { .. } | Standing::Waiting => None,
+        }
+    }
+
+    /// Whether it waits with its worker, as far as anybody knows.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.question().is_some_and(|question| question != Question::Begun)
     }
 }
 
@@ -160,4 +211,6 @@ pub struct Given {
     pub queued_at: SystemTime,
     /// Which start of it this is; the first is 1.
     pub attempt: usize,
+    /// It is to wait until the worker has a free slot.
+    pub ahead: bool,
 }

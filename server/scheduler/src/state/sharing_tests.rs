@@ -389,12 +389,12 @@ fn what_is_queued_does_not_wait_for_ever_when_the_last_worker_leaves() {
 fn a_paused_queue_starts_nothing_and_says_so() {
     let mut story = Story::new(SchedulerLimits::default(), &[]);
     let worker = story.s.add_worker(linux(1));
-    story.s.pause(true);
+    story.s.pause(story.now, true);
     let job = story.job("", "");
     let operation = story.submit(job);
     assert!(story.s.assign(story.now, worker).is_none());
     assert_eq!(story.reason(&operation), "the queue is paused");
-    story.s.pause(false);
+    story.s.pause(story.now, false);
     assert!(story.s.assign(story.now, worker).is_some());
 }
 
@@ -405,14 +405,17 @@ fn a_worker_goes_on_with_what_nobody_else_has() {
     let job = story.job("", "");
     let operation = story.submit(job);
     let run = story.s.assign(story.now, first).unwrap().run;
-    assert!(story.s.keeps(story.now, first, run) && !story.s.keeps(story.now, second, run));
+    assert!(
+        story.s.keeps(story.now, first, run, Holding::Begun)
+            && !story.s.keeps(story.now, second, run, Holding::Begun)
+    );
     story.s.remove_worker(story.now, first, &Loss::Silent);
     let back = story.s.add_worker(linux(1));
-    assert!(story.s.keeps(story.now, back, run), "it comes back with it under a new name");
-    assert!(!story.s.keeps(story.now, second, run));
+    assert!(story.s.keeps(story.now, back, run, Holding::Begun), "it comes back with it under a new name");
+    assert!(!story.s.keeps(story.now, second, run, Holding::Begun));
     story.s.complete(story.now, back, run, ok());
     assert!(matches!(story.s.view(&operation).unwrap().stage, Stage::Completed(_)));
-    assert!(!story.s.keeps(story.now, back, run), "it has ended");
+    assert!(!story.s.keeps(story.now, back, run, Holding::Begun), "it has ended");
 }
 
 #[test]

@@ -14,8 +14,10 @@ impl Scheduler {
     pub fn waiting(&self, operation: &OperationName) -> Option<Waiting> {
         let Op::Live(run) = self.operations.get(operation)? else { return None };
         let run = &self.runs[run];
-        if run.worker().is_some() {
-            return None;
+        if let Some(worker) = run.worker() {
+            run.question()?;
+            let reason = WaitReason::Ahead { worker: self.workers[&worker].offer.name.clone() };
+            return Some(Waiting { since: run.queued_at, reason, attempts: run.attempts.clone() });
         }
         let class = self.classes.get(run.place.class);
         let able = || class.workers.iter().map(|id: &WorkerId| &self.workers[id]);

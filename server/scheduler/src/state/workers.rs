@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use wardian_proto::rpc;
 
-use super::classes::{Candidate, ClassKey};
-use super::run::{Attempt, Given, Run, Standing};
+use super::ahead::Ahead;
+use super::calls::Choice;
+use super::classes::{Candidate, ClassKey, Ready};
+use super::run::{Attempt, Given, Holding, Phase, Question, Run, Standing};
 use super::{Scheduler, failed};
-use crate::fair::ClassId;
 use crate::figures::{Loss, Timed};
 use crate::job::{RunId, WorkerId};
 use crate::platform::Offer;
@@ -24,15 +25,19 @@ const ATTEMPTS_NAMED_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) offer: Offer,
+    /// What it has, begun or not.
     pub(super) runs: BTreeSet<RunId>,
+    pub(super) ahead: Ahead,
     /// What its runs are expected to take of its memory, in bytes.
     pub(super) memory_used: u64,
     /// It finishes what it has and gets nothing more.
     draining: bool,
     /// It looked, found nothing, and waits to be called.
     pub(super) asleep: bool,
-    /// It is asleep and could be given something, as the classes know.
-    pub(super) idle: bool,
+    /// Nobody listens on its behalf.
+    pub(super) absent: bool,
+    /// What it is ready for, as the classes know.
+    pub(super) ready: Ready,
     /// When it counts as lost unless it is heard of before.
     lease: Option<Instant>,
 }
@@ -44,9 +49,11 @@ pub struct WorkerView {
     pub id: WorkerId,
     /// What it is and can do.
     pub offer: Offer,
-    /// Runs it has.
+    /// Runs that have one of its slots.
     pub running: usize,
-    /// What those are expected to take of its memory, in bytes.
+    /// Runs it has beside those, which wait for a slot.
+    pub ahead: usize,
+    /// What all of them are expected to take of its memory, in bytes.
     pub memory_used: u64,
     /// It gets nothing more.
     pub draining: bool,
@@ -58,21 +65,36 @@ impl Worker {
         (!self.draining && self.offer.slots > 0).then_some(&self.offer)
     }
 
+    /// How many of its runs have a slot.
+    pub(super) fn begun(&self) -> usize {
+        self.runs.len() - self.ahead.runs.len()
+    }
+
+    /// Slots that could be given something: those that are kept for what others were asked for are none.
     pub(super) fn free_slots(&self) -> usize {
-        self.offer.slots.saturating_sub(self.runs.len())
+        self.offer.slots.saturating_sub(self.runs.len() + self.ahead.asking.len())
+    }
+
+    /// How much it may be given ahead: nothing as long as a slot is free, kept or not.
+    pub(super) fn room_ahead(&self) -> usize {
+        if self.runs.len() < self.offer.slots || self.takes_work().is_none() {
+            return 0;
+        }
+        (self.offer.slots + self.offer.ahead).saturating_sub(self.runs.len())
     }
 
     pub(super) fn free_memory(&self) -> u64 {
-        self.offer.memory_bytes.map_or(u64::MAX, |all| all.saturating_sub(self.memory_used))
+        let used = self.memory_used + self.ahead.memory_asked();
+        self.offer.memory_bytes.map_or(u64::MAX, |all| all.saturating_sub(used))
     }
 
     fn candidate(&self, id: WorkerId) -> Option<Candidate<'_>> {
-        Some(Candidate { id, offer: self.takes_work()?, idle: self.idle })
+        Some(Candidate { id, offer: self.takes_work()?, ready: self.ready })
     }
 
     /// Whether a run fits beside those it has. One that could never fit may run alone.
     pub(super) fn has_room(&self, memory: u64) -> bool {
-        self.runs.is_empty() || memory <= self.free_memory()
+        (self.runs.is_empty() && self.ahead.asking.is_empty()) || memory <= self.free_memory()
     }
 }
 
@@ -88,10 +110,12 @@ impl Scheduler {
         let worker = Worker {
             offer,
             runs: BTreeSet::new(),
+            ahead: Ahead::default(),
             memory_used: 0,
             draining: false,
             asleep: false,
-            idle: false,
+            absent: false,
+            ready: Ready::default(),
             lease: None,
         };
         self.workers.insert(id, worker);
@@ -110,13 +134,17 @@ impl Scheduler {
         self.workers.get_mut(&worker).map(|worker| worker.lease = Some(until)).is_some()
     }
 
-    /// Gives a worker nothing more, or something again; false when there is none of that name.
+    /// Gives a worker nothing more, or something again; false when there is none of that name. What it has not begun it is
+    /// asked to give back.
     pub fn drain(&mut self, now: Instant, worker: WorkerId, draining: bool) -> bool {
         let Some(entry) = self.workers.get_mut(&worker) else { return false };
         entry.draining = draining;
         self.stirred.tell(worker);
         self.kept_free.retain(|_, kept| !draining || *kept != worker);
         self.worker_changed(worker);
+        if draining {
+            self.ask_for_all(now, worker);
+        }
         self.note_unserved(now);
         self.check();
         true
@@ -126,9 +154,14 @@ impl Scheduler {
     /// when it was started too often.
     pub fn remove_worker(&mut self, now: Instant, worker: WorkerId, loss: &Loss) {
         let Some(removed) = self.workers.get(&worker) else { return };
-        let lost = removed.runs.clone();
-        for id in &lost {
+        let asked: Vec<RunId> = removed.ahead.asking.keys().copied().collect();
+        let (waited, lost): (Vec<RunId>, Vec<RunId>) =
+            removed.runs.iter().partition(|id| self.runs[id].is_ahead());
+        for id in waited.iter().chain(&lost) {
             self.note_attempt(now, worker, *id, loss);
+        }
+        for id in asked {
+            self.asks_no_more(id);
         }
         self.totals.count_gone(loss);
         self.workers.remove(&worker);
@@ -137,6 +170,9 @@ impl Scheduler {
         self.worker_changed(worker);
         for id in lost {
             self.try_again(now, id);
+        }
+        for id in waited {
+            self.queue_again(now, id);
         }
         self.note_unserved(now);
         self.check();
@@ -176,98 +212,137 @@ impl Scheduler {
         self.end_run(now, id, failed(code, text));
     }
 
-    /// Gives a worker with a free slot the run that goes next among those it can serve.
+    /// Gives a worker the run that goes next among those it can serve: one to begin when it has a free slot, else one
+    /// ahead. When nothing waits for a free slot, others are asked for what they were given ahead.
     pub fn assign(&mut self, now: Instant, worker: WorkerId) -> Option<Given> {
-        let able = self.able(worker);
         // What it leaves is for others.
-        able.iter().for_each(|class| self.stirred.class(*class));
-        let entry = self.workers.get(&worker)?;
-        if self.paused || self.is_settling(now) || entry.draining || entry.free_slots() == 0 {
-            return None;
+        self.able(worker).into_iter().for_each(|class| self.stirred.class(class));
+        self.askable.keys().for_each(|class| self.stirred.class(*class));
+        let entry = self.workers.get_mut(&worker)?;
+        if std::mem::take(&mut entry.absent) {
+            self.note_ready(worker);
         }
-        let (first, class) = self.queue.next(&able, |tenant, class| self.may_start(tenant, class))?;
-        if entry.has_room(self.classes.get(class).key.memory) {
-            return Some(self.give(now, worker, first));
+        loop {
+            match self.choice(now, worker) {
+                Choice::Begin(run) => return Some(self.give(now, worker, run)),
+                Choice::Ahead(run) => return Some(self.give_ahead(now, worker, run)),
+                // Each has a slot kept for it, so there are no more than free slots.
+                Choice::AskFor(run) => self.ask_for(now, run, Some(worker)),
+                Choice::KeepFree(run) => {
+                    self.kept_free.insert(run, worker);
+                    return None;
+                }
+                Choice::Nothing => return None,
+            }
         }
-        let patient = now.saturating_duration_since(self.runs[&first].since) < self.limits.memory_patience;
-        if !patient && *self.kept_free.entry(first).or_insert(worker) == worker {
-            return None;
-        }
-        let roomy: Vec<ClassId> = able
-            .into_iter()
-            .filter(|class| self.workers[&worker].has_room(self.classes.get(*class).key.memory))
-            .collect();
-        let (run, _) = self.queue.next(&roomy, |tenant, class| self.may_start(tenant, class))?;
-        Some(self.give(now, worker, run))
     }
 
     fn give(&mut self, now: Instant, worker: WorkerId, id: RunId) -> Given {
         let waited = now.saturating_duration_since(self.runs[&id].since);
         self.totals.count_stage(Timed::Queued, waited);
-        self.take_up(now, worker, id)
+        let given = self.take_up(now, worker, id, Phase::Begun);
+        self.check();
+        given
     }
 
-    fn take_up(&mut self, now: Instant, worker: WorkerId, id: RunId) -> Given {
+    fn give_ahead(&mut self, now: Instant, worker: WorkerId, id: RunId) -> Given {
+        self.totals.ahead_given += 1;
+        let given = self.take_up(now, worker, id, Phase::Ahead(Question::None));
+        self.check();
+        given
+    }
+
+    fn take_up(&mut self, now: Instant, worker: WorkerId, id: RunId, phase: Phase) -> Given {
         let run = self.runs.get_mut(&id).expect("queued runs exist");
         let charges = self.queue.start(id, &run.place);
-        run.standing = Standing::At { worker, charges, metadata: Box::default() };
-        run.since = now;
+        run.standing = Standing::At { worker, charges, phase, metadata: Box::default() };
         if let Some(kept) = self.kept_free.remove(&id) {
             self.stirred.worker(kept);
         }
         let entry = self.workers.get_mut(&worker).expect("callers name a worker that exists");
         entry.runs.insert(id);
         entry.memory_used += run.place.memory;
-        self.changed.extend(run.operations.iter().cloned());
+        let ahead = run.question().is_some();
+        if ahead {
+            // Those who wait see no difference, and neither does what is counted by time.
+            entry.ahead.runs.push(id);
+            self.askable.entry(run.place.class).or_default().insert(id);
+        } else {
+            run.since = now;
+            self.changed.extend(run.operations.iter().cloned());
+        }
         let given = Given {
             run: id,
             job: Arc::clone(&run.job),
             queued_at: run.queued_at,
             attempt: run.attempts.len() + 1,
+            ahead,
         };
-        self.note_idle(worker);
-        self.check();
+        self.note_ready(worker);
         given
     }
 
-    /// Whether a worker that says it runs this shall go on: it was given the run and still has it, or the run has no
-    /// worker and it may as well stay where it is, as long as there is room for it in the books.
-    pub fn keeps(&mut self, now: Instant, worker: WorkerId, run: RunId) -> bool {
+    /// Whether a worker that says it has this shall keep it: it was given the run and still has it, or the run has no
+    /// worker and it may as well stay where it is, as long as there is room for it in the books. What has ended needs none.
+    pub fn keeps(&mut self, now: Instant, worker: WorkerId, run: RunId, holding: Holding) -> bool {
         let Some(entry) = self.runs.get(&run) else { return false };
         let Some(at) = self.workers.get(&worker) else { return false };
-        match entry.worker() {
-            Some(other) => other == worker,
-            None if at.free_slots() == 0 || !at.has_room(entry.place.memory) => false,
-            None => {
-                let name = &at.offer.name;
-                let entry = self.runs.get_mut(&run).expect("looked at just now");
-                // It was silent and has gone on all the same: the same start.
-                if entry.attempts.last().is_some_and(|a| a.worker == *name && a.reason == Loss::Silent) {
-                    entry.attempts.pop();
-                }
-                self.take_up(now, worker, run);
-                true
+        if let Some(other) = entry.worker() {
+            if other == worker && holding != Holding::Waiting {
+                self.has_begun(now, worker, run);
             }
+            return other == worker;
         }
+        let has_slot =
+            |id: &&RunId| matches!(self.runs[id].standing, Standing::At { phase: Phase::Begun, .. });
+        let all = at.offer.slots + at.offer.ahead;
+        let (fits, phase) = match holding {
+            Holding::Ended => (true, Phase::Ended),
+            Holding::Begun => (at.runs.iter().filter(has_slot).count() < at.offer.slots, Phase::Begun),
+            Holding::Waiting => {
+                (at.takes_work().is_some() && at.runs.len() < all, Phase::Ahead(Question::None))
+            }
+        };
+        if !fits || (holding != Holding::Ended && !at.has_room(entry.place.memory)) {
+            return false;
+        }
+        let name = &at.offer.name;
+        let entry = self.runs.get_mut(&run).expect("looked at just now");
+        // It was silent and has gone on all the same: the same start.
+        if entry.attempts.last().is_some_and(|a| a.worker == *name && a.reason == Loss::Silent) {
+            entry.attempts.pop();
+        }
+        self.take_up(now, worker, run, phase);
+        self.promote(now, worker);
+        self.check();
+        true
     }
 
     /// Takes a run from a worker that does not have it, and queues it again like that of a worker that was lost.
     pub fn give_back(&mut self, now: Instant, worker: WorkerId, id: RunId, loss: &Loss) {
-        if self.runs.get(&id).is_none_or(|run| run.worker() != Some(worker)) {
-            return;
-        }
+        let Some(run) = self.runs.get(&id).filter(|run| run.worker() == Some(worker)) else { return };
+        let waited = run.is_ahead();
         self.note_attempt(now, worker, id, loss);
-        self.try_again(now, id);
+        if waited {
+            self.queue_again(now, id);
+        } else {
+            self.try_again(now, id);
+        }
+        self.promote(now, worker);
         self.note_unserved(now);
         self.check();
     }
 
+    /// Takes a run from its worker. One that waited there has not been started.
     fn note_attempt(&mut self, now: Instant, worker: WorkerId, id: RunId, loss: &Loss) {
-        self.totals.count_retry(loss);
         let mut run = self.runs.remove(&id).expect("workers have runs that exist");
+        let waited = run.is_ahead();
         self.take_from_worker(now, id, &mut run);
-        let name = self.workers[&worker].offer.name.clone();
-        run.attempts.push(Attempt { worker: name, reason: loss.clone() });
+        if !waited {
+            self.totals.count_retry(loss);
+            let name = self.workers[&worker].offer.name.clone();
+            run.attempts.push(Attempt { worker: name, reason: loss.clone() });
+        }
         self.runs.insert(id, run);
     }
 
@@ -286,7 +361,8 @@ impl Scheduler {
         self.workers.iter().map(|(id, worker)| WorkerView {
             id: *id,
             offer: worker.offer.clone(),
-            running: worker.runs.len(),
+            running: worker.begun(),
+            ahead: worker.ahead.runs.len(),
             memory_used: worker.memory_used,
             draining: worker.draining,
         })
@@ -313,19 +389,25 @@ impl Scheduler {
     /// Frees what a run has of its worker, and corrects what it was charged. Afterwards it stands nowhere: it must be
     /// queued again or forgotten.
     pub(super) fn take_from_worker(&mut self, now: Instant, id: RunId, run: &mut Run) {
+        let question = run.question();
         let Standing::At { worker, charges, .. } = std::mem::replace(&mut run.standing, Standing::Waiting)
         else {
             return;
         };
-        let used: Duration = now.saturating_duration_since(run.since);
-        self.queue.finish(&run.place, charges, used);
-        self.totals.add_worker_time(&run.place.tenant, used);
-        run.since = now;
+        if let Some(question) = question {
+            self.queue.finish(&run.place, charges, None);
+            self.no_longer_ahead(worker, id, run.place.class, question);
+        } else {
+            let used: Duration = now.saturating_duration_since(run.since);
+            self.queue.finish(&run.place, charges, Some(used));
+            self.totals.add_worker_time(&run.place.tenant, used);
+            run.since = now;
+        }
         self.untied.push(id);
         let entry = self.workers.get_mut(&worker).expect("runs stand with workers that exist");
         entry.runs.remove(&id);
         entry.memory_used -= run.place.memory;
-        self.note_idle(worker);
+        self.note_ready(worker);
         self.stirred.worker(worker);
         let policy = self.tenants.policy(&run.place.tenant);
         if policy.running_max.is_some() || policy.memory_bytes_max.is_some() {
@@ -336,7 +418,7 @@ impl Scheduler {
 
     fn worker_changed(&mut self, worker: WorkerId) {
         if let Some(entry) = self.workers.get_mut(&worker) {
-            entry.idle = entry.is_idle();
+            entry.ready = entry.readiness();
         }
         let (classes, workers) = (&mut self.classes, &self.workers);
         let now = workers.get(&worker).and_then(|entry| entry.candidate(worker));

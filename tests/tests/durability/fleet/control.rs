@@ -11,7 +11,7 @@ use wardian_tests::{Following, TestAction, get, metadata, until, wait_until};
 
 use super::{Fleet, assert_succeeded, ran_on, waits_for};
 
-async fn set(fleet: &Fleet, name: &str, change: Change) {
+pub(super) async fn set(fleet: &Fleet, name: &str, change: Change) {
     let mut workers = WorkersClient::new(fleet.server.channel().await);
     let request = SetWorkerRequest { name: name.into(), change: change.into() };
     workers.set_worker(request).await.unwrap();
@@ -23,7 +23,7 @@ async fn only(fleet: &Fleet) -> WorkerState {
     states.remove(0)
 }
 
-async fn operation(fleet: &Fleet, following: &Following) -> Operation {
+pub(super) async fn operation(fleet: &Fleet, following: &Following) -> Operation {
     let mut operations = OperationsClient::new(fleet.server.channel().await);
     operations.get_operation(GetOperationRequest { name: following.name() }).await.unwrap().into_inner()
 }

@@ -158,15 +158,22 @@ async fn what_a_worker_without_disk_cannot_do_another_does() {
         eprintln!("\n*** NOT TESTED: a worker's full disk. Mounting a tmpfs is not permitted here.\n");
         return;
     };
+    // The other one is there from the start, and busy.
     let mut fleet = Fleet::start(0);
+    fleet.add_worker("w1");
+    let go = fleet.path("go");
+    let starts = ["started0", "started1"].map(|name| fleet.path(name));
+    let mut busy = Vec::new();
+    for started in &starts {
+        busy.push(fleet.server.begin(&waits_for(started, &go).build()).await);
+    }
+    wait_until("both slots are taken", async || starts.iter().all(|started| started.exists())).await;
     let folder = disk.path().join("w0");
     let settings = "[store]\ncapacity_bytes = 33554432\n[worker]\nslots = 2\n";
-    let start = |folder, name| {
-        let program = std::path::Path::new(crate::SERVER);
-        WorkerProcess::start(program, folder, fleet.server.address, name, settings).expect("it starts")
-    };
-    let full = start(&folder, "w0");
-    fleet.until_connected(1).await;
+    let program = std::path::Path::new(crate::SERVER);
+    let full = WorkerProcess::start(program, &folder, fleet.server.address, "w0", settings);
+    fleet.workers.push(full.expect("it starts"));
+    fleet.until_connected(2).await;
     // All but a little of the disk is somebody else's.
     let ballast = std::fs::File::create(disk.path().join("ballast")).unwrap();
     let mut left = crate::full_disk::free_bytes(disk.path());
@@ -183,9 +190,11 @@ async fn what_a_worker_without_disk_cannot_do_another_does() {
     super::upload(&fleet.server, &built).await.unwrap();
     let mut following = fleet.server.begin(&built).await;
     following.until_stage(Stage::Executing).await;
-    fleet.workers.push(full);
-    fleet.add_worker("w1");
+    std::fs::write(&go, "").unwrap();
     let ended = following.ended().await.unwrap();
     assert_succeeded(&ended);
     assert_eq!(ran_on(&ended), "w1");
+    for following in busy {
+        assert_succeeded(&following.ended().await.unwrap());
+    }
 }
