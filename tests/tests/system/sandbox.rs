@@ -65,6 +65,9 @@ async fn a_command_sees_its_inputs_and_the_machines_programs_only() {
     let refused = "for f in /usr/x /bin/x /etc/x /x /proc/sys/kernel/core_pattern; do echo 1 2>/dev/null > $f && echo $f; done; true";
     assert_eq!(says(&server, refused, &[]).await, "");
     assert_eq!(says(&server, "grep CapEff /proc/self/status", &[]).await, "CapEff:\t0000000000000000\n");
+    let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+    let expected = format!("{}\n", (own + 500).min(1000));
+    assert_eq!(says(&server, "cat /proc/self/oom_score_adj", &[]).await, expected);
     // Nobody but the command and the process that waits for it.
     assert_eq!(says(&server, "set -- /proc/[0-9]*; echo $#", &[]).await, "2\n");
     server.assert_unharmed().await;

@@ -20,7 +20,7 @@ use super::system::{self, First, c_string, check};
 use super::system_calls;
 use super::tool;
 use super::wire::{End, How, Request};
-use crate::executor::framing;
+use crate::executor::{framing, processes};
 
 /// Who commands are run as by a worker that is root. Root's own number would be root's rights on the machine's files.
 const NOBODY: u32 = 65534;
@@ -41,6 +41,7 @@ pub fn run() -> ExitCode {
 }
 
 fn serve() -> io::Result<()> {
+    processes::goes_first("self");
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let request: Request = framing::receive(&mut socket)?;
     let null = std::fs::File::open("/dev/null")?;

@@ -40,7 +40,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 
-use super::{Executor, Files, Finished, Layout, Outcome, Task};
+use super::{Executor, Files, Finished, Layout, Outcome, Task, processes};
 use crate::logs::Log;
 use crate::staged::Staged;
 use crate::{Failure, Limits};
@@ -180,6 +180,9 @@ impl Executor for NativeExecutor {
         // What is left of it is the sandbox's end of the socket: the process must be the only one to have it.
         drop(command);
         let group = Group::of(&child);
+        if let Some(id) = child.id().filter(|_| ears.is_none()) {
+            processes::goes_first(&id.to_string());
+        }
         let mut stdout =
             Capture::new(child.stdout.take(), self.stdout_bytes_max, "standard output", &task.stdout);
         let mut stderr =
