@@ -1,6 +1,7 @@
 //! What the processes that a worker starts make sure of before they run anything.
 
 use std::fs;
+use std::io;
 
 /// How much sooner than the worker what it runs goes when the machine runs out of memory: a part of a thousand of
 /// the machine's memory that the kernel takes it to have beside its own.
@@ -8,6 +9,18 @@ const OUT_OF_MEMORY_SCORE_MORE: i32 = 500;
 
 /// The most there is.
 const OUT_OF_MEMORY_SCORE_MAX: i32 = 1000;
+
+/// Fails when this process has more threads than one: most of what it gives up next, only the thread that does so
+/// gives up.
+#[cfg(target_os = "linux")]
+pub(super) fn ensure_one_thread() -> io::Result<()> {
+    // Some containers have no /proc.
+    let Ok(threads) = fs::read_dir("/proc/self/task") else { return Ok(()) };
+    match threads.count() {
+        1 => Ok(()),
+        count => Err(io::Error::other(format!("this process has {count} threads where it must have one"))),
+    }
+}
 
 /// Makes a process, and all that it starts from now on, go before this one when the machine runs out of memory. It is
 /// `self`, or the number of one.

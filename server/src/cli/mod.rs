@@ -112,6 +112,9 @@ pub fn main() -> ExitCode {
         return wardian_runtime::executor::native::run_child();
     }
     start_log(&cli.command);
+    if matches!(cli.command, Command::Serve(_) | Command::Worker(_)) {
+        crate::allocator::give_back_in_background();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -79,6 +79,7 @@ fn tell(socket: &UnixStream, how: How) -> io::Result<()> {
 
 /// Makes the namespaces and the first process inside.
 fn start(request: &Request, socket: &UnixStream) -> io::Result<libc::pid_t> {
+    processes::ensure_one_thread()?;
     // SAFETY: takes nothing.
     let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
     let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;

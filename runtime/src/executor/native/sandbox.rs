@@ -114,10 +114,6 @@ impl Default for SandboxSettings {
     }
 }
 
-/// The environment of the process that makes a sandbox, for the allocator that the program may have: a user namespace is
-/// made by processes of one thread only. The command has an environment of its own.
-const ALLOCATOR_SETTINGS: [(&str, &str); 1] = [("_RJEM_MALLOC_CONF", "background_thread:false")];
-
 /// Makes sandboxes out of namespaces of our own.
 #[derive(Debug)]
 pub(super) struct Sandbox {
@@ -250,12 +246,7 @@ impl Sandbox {
         let (mut ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_read_timeout(Some(PROBE_TIME_MAX))?;
         let mut process = std::process::Command::new(&self.program);
-        process
-            .arg("run-native")
-            .env_clear()
-            .envs(ALLOCATOR_SETTINGS)
-            .current_dir("/")
-            .stdin(OwnedFd::from(theirs));
+        process.arg("run-native").env_clear().current_dir("/").stdin(OwnedFd::from(theirs));
         let mut process = process
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -315,12 +306,7 @@ impl Sandbox {
         let theirs = theirs.into_std().and_then(|socket| socket.set_nonblocking(false).map(|()| socket));
         let theirs = OwnedFd::from(theirs.map_err(Failure::io("make a socket"))?);
         let mut command = Command::new(&self.program);
-        command
-            .arg("run-native")
-            .env_clear()
-            .envs(ALLOCATOR_SETTINGS)
-            .current_dir("/")
-            .stdin(Stdio::from(theirs));
+        command.arg("run-native").env_clear().current_dir("/").stdin(Stdio::from(theirs));
         Ok(Prepared { command, ears: Some(Ears { socket, request, _tmp: tmp }), group })
     }
 }

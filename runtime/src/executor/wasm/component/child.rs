@@ -263,6 +263,7 @@ mod platform {
     /// When memory runs out on the machine, this process goes before the worker; no network, and of the file
     /// system only what is below `root`: nothing there is ever executed or made a device.
     pub(super) fn confine(root: &Path) -> io::Result<()> {
+        processes::ensure_one_thread()?;
         processes::goes_first("self");
         let special = AccessFs::Execute
             | AccessFs::MakeChar
