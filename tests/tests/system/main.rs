@@ -26,6 +26,7 @@ mod lifecycle;
 mod log_stream;
 mod metrics;
 mod native;
+mod not_root;
 mod operations;
 mod outputs;
 mod pins;
