@@ -7,6 +7,9 @@
 //!   no processes;
 //! - below the root of all groups, when the worker is in that one, which may hold both.
 //!
+//! An action's processes are one group further down than its limits: whatever they do in namespaces of their own, the
+//! uppermost group that they can ever see is that one, and the limits are above it.
+//!
 //! Never outside of the worker's own group: what bounds the worker bounds its actions.
 
 use std::fs;
@@ -27,6 +30,12 @@ const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 
 /// The group that a worker moves into, beside those of its actions.
 const WORKER: &str = "wardian-worker";
+
+/// The group that holds the processes of an action, below the one that holds its limits.
+const INSIDE: &str = "in";
+
+/// Groups below that of an action: the one that holds its processes. It can make none itself.
+const BELOW_MAX: u32 = 1;
 
 /// Processes of a sandbox that are not the command's.
 const OWN_PROCESSES: u64 = 2;
@@ -102,6 +111,8 @@ impl Groups {
             // Whatever comes next, dropping it removes the folder.
             let group = Group { path, limits: *limits, _place: Arc::clone(self) };
             limit(&group.path, limits)?;
+            let inside = group.path.join(INSIDE);
+            fs::create_dir(&inside).map_err(|error| naming("make", &inside, &error))?;
             return Ok(group);
         }
         Err(io::Error::other(format!("{} is full of what was left behind", self.folder.display())))
@@ -135,7 +146,7 @@ pub(super) struct Group {
 impl Group {
     /// The file that a process joins by.
     pub(super) fn door(&self) -> PathBuf {
-        self.path.join("cgroup.procs")
+        self.path.join(INSIDE).join("cgroup.procs")
     }
 
     /// Ends all that is in it.
@@ -368,6 +379,7 @@ fn limit(group: &Path, limits: &GroupLimits) -> io::Result<()> {
     };
     // One process less is not what a build expects: all or none.
     write("memory.oom.group", "1".into())?;
+    write("cgroup.max.descendants", BELOW_MAX.to_string())?;
     if let Some(bytes) = limits.memory_bytes_max {
         write("memory.max", bytes.to_string())?;
         // Without swap there is no such file.
@@ -410,9 +422,13 @@ fn kill(group: &Path) {
     }
 }
 
-/// Ends what is in a group and removes it, as soon as all that is gone.
+/// Ends what is in an action's group and removes it, as soon as all that is gone.
 fn empty_and_remove(group: &Path, deadline: Instant) {
-    while let Err(error) = fs::remove_dir(group) {
+    let remove = || match fs::remove_dir(group.join(INSIDE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::remove_dir(group),
+    };
+    while let Err(error) = remove() {
         match error.kind() {
             io::ErrorKind::NotFound => return,
             io::ErrorKind::ResourceBusy if Instant::now() < deadline => {
@@ -509,6 +525,7 @@ mod tests {
         limit(group.path(), &all).unwrap();
         for (name, text) in [
             ("memory.oom.group", "1"),
+            ("cgroup.max.descendants", "1"),
             ("memory.max", "4096"),
             ("memory.swap.max", "0"),
             ("cpu.max", "200000 100000"),
