@@ -1,5 +1,6 @@
 //! Control groups of native actions: limits of an action as a whole, and what is told of them. Where there are none (no
-//! hierarchy of version 2 with controllers, or none that the worker may change) it is shown that this is said.
+//! hierarchy of version 2 with controllers, or none that the worker may change) it is shown that this is said; with WARDIAN_GROUPS=require in the environment that is a
+//! failure.
 
 use prost::Message as _;
 use tonic::Code;
@@ -28,6 +29,8 @@ async fn an_action_that_runs_out_of_memory_is_told_exactly_where_there_are_group
     let grouped = TestAction::new(&["true"]).platform(&[("control-groups", "v2")]);
     let built = server.upload(grouped).await;
     if let Err(refusal) = server.follow(built.request()).await {
+        let required = std::env::var("WARDIAN_GROUPS").is_ok_and(|word| word == "require");
+        assert!(!required, "control groups are required, and there are none: {refusal}");
         eprintln!("NOT TESTED: there are no control groups here: {refusal}");
         // Whoever must have them is told so at once, and why.
         let folder = tempfile::tempdir().unwrap();
