@@ -35,6 +35,7 @@ mod requests;
 mod sandbox;
 mod sandbox_calls;
 mod sandbox_groups;
+mod sandbox_instances;
 mod tiers;
 mod tls;
 mod toolchains;
