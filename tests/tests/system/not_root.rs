@@ -33,7 +33,7 @@ fn may_make_user_namespaces() -> bool {
 
 /// A server that must have sandboxes, and the folder that holds all that is its; `None` where nobody but root can make
 /// any.
-fn server() -> Option<(ServerProcess, tempfile::TempDir)> {
+fn server(backend: &str) -> Option<(ServerProcess, tempfile::TempDir)> {
     if !may_make_user_namespaces() {
         let required = std::env::var("WARDIAN_SANDBOX").is_ok_and(|word| word == "require");
         assert!(!required, "sandboxes are required, and only root can make any here");
@@ -49,8 +49,8 @@ fn server() -> Option<(ServerProcess, tempfile::TempDir)> {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         chown(folder.path(), user, user).unwrap();
     }
-    let settings = "[worker.sandbox]\nmode = \"require\"\n";
-    let server = ServerProcess::start_by(&program, folder.path(), settings, user).unwrap();
+    let settings = format!("[worker.sandbox]\nmode = \"require\"\nbackend = \"{backend}\"\n");
+    let server = ServerProcess::start_by(&program, folder.path(), &settings, user).unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", server.process.id())).unwrap();
     let user = user.unwrap_or_else(|| rustix::process::geteuid().as_raw());
     assert!(status.contains(&format!("Uid:\t{user}\t{user}\t{user}\t{user}\n")), "{status}");
@@ -71,23 +71,33 @@ async fn says(server: &ServerProcess, built: &Built) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn its_native_actions_run_in_sandboxes() {
-    let Some((server, folder)) = server() else { return };
+    for backend in ["own", "bubblewrap"] {
+        if backend == "bubblewrap" && Command::new("bwrap").arg("--version").output().is_err() {
+            eprintln!("NOT TESTED: there is no bwrap here");
+            continue;
+        }
+        let Some((server, folder)) = server(backend) else { return };
+        runs_native_actions(&server, folder.path()).await;
+    }
+}
+
+async fn runs_native_actions(server: &ServerProcess, folder: &std::path::Path) {
     let script = "id -u; pwd; cat in; echo made > made; grep CapEff /proc/self/status; \
                   tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '; set -- /proc/[0-9]*; echo $#; \
                   test -e \"$SECRET\" && echo seen; test -e /root && echo seen; \
                   echo 1 2> /dev/null > /usr/x && echo wrote; unshare --user true 2> /dev/null && echo more; true";
-    let secret = folder.path().join("data");
+    let secret = folder.join("data");
     let action = TestAction::sh(script, &[]).file("in", "input\n").env("SECRET", secret.to_str().unwrap());
     let user = somebody_else().unwrap_or_else(|| rustix::process::geteuid().as_raw());
     let expected = format!("{user}\n/action\ninput\nCapEff:\t0000000000000000\nlo\n2\n");
     let action =
         action.env("PATH", "/usr/bin:/bin").platform(&[("sandbox", "namespaces"), ("network", "off")]);
-    assert_eq!(says(&server, &action.build()).await, expected);
+    assert_eq!(says(server, &action.build()).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_component_gives_up_its_rights_with_all_of_its_threads() {
-    let Some((server, _folder)) = server() else { return };
+    let Some((server, _folder)) = server("auto") else { return };
     let works = TestAction::wasm_tool(component_of("copy"), &["in", "out"]).file("in", "x").outputs(&["out"]);
     says(&server, &works.build()).await;
     let mut running =

@@ -1,10 +1,10 @@
 //! Which system calls native actions are refused in a sandbox. A C program asks for them: it is compiled by an action too.
 
 use tonic::Code;
-use wardian_runtime::SystemCalls;
+use wardian_runtime::{SandboxBackend, SystemCalls};
 use wardian_tests::{TestAction, TestServer};
 
-use super::sandbox::{server, server_with};
+use super::sandbox::{for_each_backend, server, server_with};
 
 /// Makes one call after another and says what came of each: 0, or the number of the error.
 const PROBE: &str = r#"
@@ -94,9 +94,14 @@ const EAFNOSUPPORT: &str = "97";
 const ENDED_BY_SIGSYS: &str = "1031";
 const DONE: &str = "0";
 
+for_each_backend! {
+    what_no_build_needs_is_refused_and_what_builds_need_is_not,
+    a_signal_of_the_filter_says_where_it_may_come_from,
+}
+
 /// A sandbox in which nothing is refused, to tell what the filter refuses from what nobody could do anyway.
-async fn without_the_filter() -> Option<TestServer> {
-    server_with(|config| config.worker.sandbox.system_calls = SystemCalls::All).await
+async fn without_the_filter(backend: SandboxBackend) -> Option<TestServer> {
+    server_with(backend, |config| config.worker.sandbox.system_calls = SystemCalls::All).await
 }
 
 async fn told_by(server: &TestServer) -> String {
@@ -104,11 +109,10 @@ async fn told_by(server: &TestServer) -> String {
     server.streams(&ended).await.0
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_no_build_needs_is_refused_and_what_builds_need_is_not() {
-    let Some(server) = server().await else { return };
+async fn what_no_build_needs_is_refused_and_what_builds_need_is_not(backend: SandboxBackend) {
+    let Some(server) = server(backend).await else { return };
     let said = told_by(&server).await;
-    let open = without_the_filter().await.unwrap();
+    let open = without_the_filter(backend).await.unwrap();
     let told = told_by(&open).await;
     let refused = |calls: &[&str], how| {
         for call in calls {
@@ -153,10 +157,9 @@ async fn what_no_build_needs_is_refused_and_what_builds_need_is_not() {
     server.assert_unharmed().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_signal_of_the_filter_says_where_it_may_come_from() {
-    let Some(server) = server().await else { return };
-    let open = without_the_filter().await.unwrap();
+async fn a_signal_of_the_filter_says_where_it_may_come_from(backend: SandboxBackend) {
+    let Some(server) = server(backend).await else { return };
+    let open = without_the_filter(backend).await.unwrap();
     for (server, is_filtered) in [(server, true), (open, false)] {
         let ended = server.run(TestAction::sh("kill -SYS $$", &[])).await;
         assert_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 128 + 31));

@@ -5,11 +5,15 @@
 use prost::Message as _;
 use tonic::Code;
 use wardian_proto::wardian::NativeUsage;
-use wardian_runtime::ActionGroups;
+use wardian_runtime::{ActionGroups, SandboxBackend};
 use wardian_server::config::Config;
 use wardian_tests::TestAction;
 
-use super::sandbox::server_with;
+use super::sandbox::{for_each_backend, server_with};
+
+for_each_backend! {
+    an_action_that_runs_out_of_memory_is_told_exactly_where_there_are_groups,
+}
 
 const LIMIT: u64 = 64 << 20;
 
@@ -18,14 +22,13 @@ fn limits(config: &mut Config) {
     config.worker.sandbox.processes_max = 20;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_action_that_runs_out_of_memory_is_told_exactly_where_there_are_groups() {
+async fn an_action_that_runs_out_of_memory_is_told_exactly_where_there_are_groups(backend: SandboxBackend) {
     let mut program = std::path::PathBuf::new();
     let configure = |config: &mut Config| {
         limits(config);
         program = config.worker.compile.program.clone();
     };
-    let Some(server) = server_with(configure).await else { return };
+    let Some(server) = server_with(backend, configure).await else { return };
     let grouped = TestAction::new(&["true"]).platform(&[("control-groups", "v2")]);
     let built = server.upload(grouped).await;
     if let Err(refusal) = server.follow(built.request()).await {

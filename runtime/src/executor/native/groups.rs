@@ -37,9 +37,6 @@ const INSIDE: &str = "in";
 /// Groups below that of an action: the one that holds its processes. It can make none itself.
 const BELOW_MAX: u32 = 1;
 
-/// Processes of a sandbox that are not the command's.
-const OWN_PROCESSES: u64 = 2;
-
 /// How long the processes of a group may take to be gone once they were killed.
 const EMPTY_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -59,6 +56,7 @@ const PERIOD_MICROSECONDS: u64 = 100_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct GroupLimits {
     pub(super) memory_bytes_max: Option<u64>,
+    /// The sandbox's own included.
     pub(super) processes_max: u64,
     pub(super) cpus_max: Option<u64>,
 }
@@ -216,6 +214,7 @@ impl Account {
             memory_bytes_peak: self.memory_bytes_peak,
             user_time: time(self.user),
             system_time: time(self.system),
+            ..NativeUsage::default()
         }
     }
 
@@ -387,7 +386,7 @@ fn limit(group: &Path, limits: &GroupLimits) -> io::Result<()> {
             write("memory.swap.max", "0".into())?;
         }
     }
-    write("pids.max", limits.processes_max.saturating_add(OWN_PROCESSES).to_string())?;
+    write("pids.max", limits.processes_max.to_string())?;
     if let Some(cpus) = limits.cpus_max {
         write("cpu.max", format!("{} {PERIOD_MICROSECONDS}", cpus.saturating_mul(PERIOD_MICROSECONDS)))?;
     }
@@ -519,7 +518,7 @@ mod tests {
         let group = tempfile::tempdir().unwrap();
         let read = |name: &str| fs::read_to_string(group.path().join(name)).ok();
         limit(group.path(), &GroupLimits { processes_max: 5, ..GroupLimits::default() }).unwrap();
-        assert_eq!((read("pids.max").as_deref(), read("memory.max")), (Some("7"), None));
+        assert_eq!((read("pids.max").as_deref(), read("memory.max")), (Some("5"), None));
         fs::write(group.path().join("memory.swap.max"), "max").unwrap();
         let all = GroupLimits { memory_bytes_max: Some(4096), processes_max: 5, cpus_max: Some(2) };
         limit(group.path(), &all).unwrap();
