@@ -72,6 +72,7 @@ for_each_backend! {
     nothing_outlives_a_command_not_even_in_a_session_of_its_own,
     processes_memory_and_processor_time_are_bounded,
     a_result_says_what_made_its_sandbox,
+    what_the_worker_was_left_open_is_closed_to_a_command,
     no_action_can_choose_to_go_without_a_sandbox,
 }
 
@@ -183,6 +184,17 @@ async fn processes_memory_and_processor_time_are_bounded(backend: SandboxBackend
     let refusal = server.refused(TestAction::sh("while :; do :; done", &[])).await;
     assert_eq!(refusal.code, Code::ResourceExhausted, "{refusal:?}");
     assert!(refusal.message.contains("cpu_seconds_max"), "{refusal:?}");
+}
+
+async fn what_the_worker_was_left_open_is_closed_to_a_command(backend: SandboxBackend) {
+    let (reader, _writer) = std::io::pipe().unwrap();
+    // As a program that knows nothing of the worker leaves it open.
+    rustix::io::fcntl_setfd(&reader, rustix::io::FdFlags::empty()).unwrap();
+    let Some(server) = server(backend).await else { return };
+    let pipe = rustix::fs::fstat(&reader).unwrap().st_ino;
+    let script = format!("ls -l /proc/$$/fd > list; cat list; grep -c 'pipe:.{pipe}.' list || true");
+    let said = says(&server, &script, &[]).await;
+    assert!(said.contains("/dev/null") && said.ends_with("\n0\n"), "{said}");
 }
 
 async fn a_result_says_what_made_its_sandbox(backend: SandboxBackend) {

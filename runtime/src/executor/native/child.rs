@@ -293,6 +293,8 @@ fn execute(request: &Request) -> How {
         let pointers = |texts: &[std::ffi::CString]| {
             texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
         };
+        // What whoever started the worker left open to it is no business of the command's.
+        system::close_when_executing()?;
         // SAFETY: texts and lists live until the call returns, which it does only when it fails. Rust programs
         // ignore SIGPIPE, which would be handed on.
         unsafe {

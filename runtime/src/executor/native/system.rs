@@ -6,7 +6,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use libc::{c_int, c_ulong};
+use libc::{c_int, c_uint, c_ulong};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What a system call returned, as a result that says which call it was.
@@ -138,6 +138,14 @@ pub(super) fn loopback_up() -> io::Result<()> {
         libc::close(socket as c_int);
         up.map(drop)
     }
+}
+
+/// Closes all descriptors but the standard streams when this process executes a program.
+pub(super) fn close_when_executing() -> io::Result<()> {
+    let flag = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: takes numbers.
+    let marked = unsafe { libc::syscall(libc::SYS_close_range, 3, c_uint::MAX, flag) };
+    check("close_range", marked).map(drop)
 }
 
 /// Ends this process when the one that started it ends.
