@@ -30,7 +30,7 @@ pub mod wasi;
 mod worker;
 pub mod workspace;
 
-pub use executor::native::{ActionGroups, SandboxMode, SandboxSettings, SystemCalls};
+pub use executor::native::{ActionGroups, SandboxBackend, SandboxMode, SandboxSettings, SystemCalls};
 pub use executor::wasm::compile::{Baseline, CompileSettings, TrustedModules};
 pub use failure::Failure;
 pub use limits::Limits;

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use wardian_runtime::{ActionGroups, Baseline, CompileSettings, SandboxMode, SandboxSettings, SystemCalls};
+use wardian_runtime::{
+    ActionGroups, Baseline, CompileSettings, SandboxBackend, SandboxMode, SandboxSettings, SystemCalls,
+};
 
 use super::WorkerSettings;
 use super::section::{SECONDS_MAX, Section};
@@ -65,6 +67,11 @@ fn sandbox(section: &mut Section<'_>, sandbox: &mut SandboxSettings) {
     section.text("mode", |word| {
         let known = SandboxMode::WORDS.iter().find(|(name, _)| *name == word);
         sandbox.mode = known.ok_or("is none of \"auto\", \"require\", \"none\"")?.1;
+        Ok(())
+    });
+    section.text("backend", |word| {
+        let known = SandboxBackend::WORDS.iter().find(|(name, _)| *name == word);
+        sandbox.backend = known.ok_or("is none of \"auto\", \"own\", \"bubblewrap\"")?.1;
         Ok(())
     });
     section.text("system_calls", |word| {
