@@ -8,6 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt as _};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use wardian_proto::{Digest, Directory, FileEntry, RelPath, Segment};
 use wardian_store::tree::closure;
 use wardian_store::{BlobStore, StoreError};
@@ -17,8 +19,12 @@ use crate::{Failure, Limits};
 /// Files up to this size are fetched and written together.
 const SMALL_FILE_BYTES: u64 = 64 * 1024;
 
-/// Small files fetched in one batch.
+/// Small files fetched in one batch, and batches that are fetched and written at once.
 const BATCH_FILES: usize = 512;
+const BATCHES_AT_ONCE_MAX: usize = 4;
+
+/// Larger files that are fetched and written at once.
+const LARGE_AT_ONCE_MAX: usize = 4;
 
 /// An input tree all of whose blobs were found in the store.
 #[derive(Debug)]
@@ -69,21 +75,33 @@ impl InputRoot {
         }
         let dir = Arc::clone(&root);
         blocking(move || make_directories_and_links(&dir, made)).await?;
-        for batch in small.chunks(BATCH_FILES) {
-            self.stage_small(store, &root, batch).await?;
-        }
-        for (path, file) in large {
-            let dir = Arc::clone(&root);
-            let handle = blocking(move || create_file(&dir, &path, file.is_executable)).await?;
-            store.copy_to(&file.digest, handle).await.map_err(|error| match error {
-                // It is the disk under the file that is full, and not the store's.
-                StoreError::NoSpace(_) => {
-                    Failure::Unavailable("write input file: no space left on the worker".into())
-                }
-                error => error.into(),
-            })?;
-        }
-        Ok(())
+        let batches = small.chunks(BATCH_FILES).map(|batch| self.stage_small(store, &root, batch).boxed());
+        all_of(batches.collect(), BATCHES_AT_ONCE_MAX).await?;
+        let large = large.into_iter().map(|(path, file)| self.stage_large(store, &root, path, file).boxed());
+        all_of(large.collect(), LARGE_AT_ONCE_MAX).await
+    }
+
+    /// The digests of all files.
+    pub(crate) fn files(&self) -> impl Iterator<Item = Digest> {
+        self.directories.values().flat_map(|directory| &directory.files).map(|file| file.digest)
+    }
+
+    async fn stage_large(
+        &self,
+        store: &dyn BlobStore,
+        root: &Arc<Dir>,
+        path: RelPath,
+        file: FileEntry,
+    ) -> Result<(), Failure> {
+        let dir = Arc::clone(root);
+        let handle = blocking(move || create_file(&dir, &path, file.is_executable)).await?;
+        store.copy_to(&file.digest, handle).await.map_err(|error| match error {
+            // It is the disk under the file that is full, and not the store's.
+            StoreError::NoSpace(_) => {
+                Failure::Unavailable("write input file: no space left on the worker".into())
+            }
+            error => error.into(),
+        })
     }
 
     async fn stage_small(
@@ -164,6 +182,11 @@ pub(crate) async fn make_directories(target: &Path, paths: Vec<RelPath>) -> Resu
         Ok(())
     })
     .await
+}
+
+/// Does so many of the things to do at once; the first that fails ends all.
+async fn all_of(tasks: Vec<BoxFuture<'_, Result<(), Failure>>>, at_once_max: usize) -> Result<(), Failure> {
+    futures::stream::iter(tasks).buffer_unordered(at_once_max).try_collect().await
 }
 
 fn make_directories_and_links(root: &Dir, entries: Vec<Entry>) -> Result<(), Failure> {

@@ -18,6 +18,7 @@ use crate::executor::wasm::{WasmExecutor, usage};
 use crate::executor::{Executor, Files, Finished, Layout, Outcome, Task};
 use crate::input_root::{InputRoot, make_directories};
 use crate::logs::{Log, Logs, NoLogs};
+use crate::prefetch::{self, PrefetchSettings, Prefetcher};
 use crate::staged::{self, Staged};
 use crate::workspace::InputTree;
 use crate::{Failure, Limits, outputs};
@@ -60,6 +61,7 @@ pub struct Worker {
     wasm: WasmExecutor,
     native: Option<NativeExecutor>,
     logs: Arc<dyn Logs>,
+    prefetcher: Option<Prefetcher>,
 }
 
 impl Worker {
@@ -77,13 +79,38 @@ impl Worker {
         let native =
             || NativeExecutor::new(&config.limits, &config.sandbox, &config.compile.program, &staged);
         let native = config.native.then(native).transpose()?;
-        Ok(Self { config, store, queue, wasm, native, logs: Arc::new(NoLogs) })
+        Ok(Self { config, store, queue, wasm, native, logs: Arc::new(NoLogs), prefetcher: None })
     }
 
     /// Where commands write what can be followed while they run; nowhere unless this is called.
     #[must_use]
     pub fn with_logs(self, logs: Arc<dyn Logs>) -> Self {
         Self { logs, ..self }
+    }
+
+    /// Fetches inputs ahead into `near`, which is the part of the store that is here and may hold `near_bytes_max`. For a
+    /// worker whose store is elsewhere, and brings large blobs near as a whole when they are read.
+    #[must_use]
+    pub fn with_prefetch(
+        self,
+        near: Arc<dyn BlobStore>,
+        near_bytes_max: u64,
+        settings: PrefetchSettings,
+    ) -> Self {
+        let source = prefetch::Source {
+            store: Arc::clone(&self.store),
+            near,
+            near_bytes_max,
+            inputs: self.wasm.inputs(),
+            has_code: self.wasm.code_finder(),
+        };
+        let prefetcher = Prefetcher::new(source, self.config.limits.clone(), settings);
+        Self { prefetcher: settings.enabled.then_some(prefetcher), ..self }
+    }
+
+    /// What fetches inputs ahead, so that it can begin before an action has its slot.
+    pub fn prefetcher(&self) -> Option<Prefetcher> {
+        self.prefetcher.clone()
     }
 
     /// The modules of registered toolchains; more can be added at any time.
@@ -129,7 +156,10 @@ impl Worker {
     }
 
     async fn serve(self: &Arc<Self>, worker: WorkerId, assignment: Assignment) {
-        let run = assignment.run;
+        let (run, action) = (assignment.run, assignment.job.action);
+        if let Some(prefetcher) = &self.prefetcher {
+            prefetcher.begin(action, assignment.cancelled.clone());
+        }
         let shared = Arc::clone(self);
         // A task of its own: a panic in an executor ends one action, not the slot.
         let served = tokio::spawn(async move {
@@ -142,6 +172,9 @@ impl Worker {
             let failure = Failure::Internal("the worker failed; its log has the reason".into());
             reapi::ExecuteResponse { status: Some(failure.to_status()), ..Default::default() }
         });
+        if let Some(prefetcher) = &self.prefetcher {
+            prefetcher.ended(action);
+        }
         self.queue.complete(worker, run, response).await;
     }
 
@@ -202,6 +235,9 @@ impl Worker {
         progress.names(&task);
         progress.report("running the command").await;
         let (mut outcome, files) = executor.run(&task, files).await?;
+        if let (Some(prefetcher), Files::Workspace(workspace)) = (&self.prefetcher, &files) {
+            prefetcher.learn(spec, workspace.files_read());
+        }
         let Finished { stdout, stderr, .. } = outcome.finished_mut();
         task.stdout.complete(stdout);
         task.stderr.complete(stderr);
@@ -251,6 +287,9 @@ impl Worker {
                 let input = InputRoot::read(store, spec.input_root, limits).await?;
                 let staged = Staged::new(&folder)?;
                 input.stage(store, staged.path(), limits).await?;
+                if let Some(prefetcher) = &self.prefetcher {
+                    prefetcher.used(input.files());
+                }
                 make_directories(staged.path(), spec.made_directories()).await?;
                 Ok(Files::Staged(staged))
             }

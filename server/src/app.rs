@@ -283,7 +283,14 @@ async fn open_queue(
         });
         opened.with_context(|| format!("operations in {} cannot be kept", folder.display()))
     });
-    let (queue, restored) = LocalQueue::restarted(limits, tenants, action_cache, opened.await??);
+    let (journal, mut left) = opened.await??;
+    for job in left.live_jobs_mut() {
+        // What is demanded by now holds for what was queued before, too.
+        if let Some(instance) = config.instances.iter().find(|instance| instance.name == job.instance) {
+            job.platform = instance.placed(job.platform.clone());
+        }
+    }
+    let (queue, restored) = LocalQueue::restarted(limits, tenants, action_cache, (journal, left));
     if !restored.is_empty() {
         tracing::info!(runs = restored.len(), "taken over from an earlier process");
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use toml::Table;
 use wardian_proto::{DigestFunctions, InstanceName};
-use wardian_runtime::{CompileSettings, Limits, SandboxSettings};
+use wardian_runtime::{CompileSettings, Limits, PrefetchSettings, SandboxSettings};
 use wardian_scheduler::{SchedulerLimits, Tenants};
 use wardian_store::backend::{CAPACITY_BYTES_MIN, SledOptions};
 use wardian_store::tree_pins::TreePinLimits;
@@ -113,6 +113,8 @@ pub struct WorkerSettings {
     pub limits: Limits,
     /// How modules are compiled.
     pub compile: CompileSettings,
+    /// What a worker in a process of its own fetches ahead.
+    pub prefetch: PrefetchSettings,
     /// How long a worker in a process of its own lets actions run to their end when it is told to end itself.
     pub drain_time_max: Duration,
 }
@@ -155,6 +157,7 @@ impl Default for Config {
                 properties: Vec::new(),
                 limits: Limits::default(),
                 compile: CompileSettings::default(),
+                prefetch: PrefetchSettings::default(),
                 drain_time_max: Duration::from_secs(300),
             },
         }

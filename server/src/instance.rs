@@ -51,7 +51,18 @@ impl Instance {
     pub(crate) fn demands_sandbox(&self, platform: &Platform) -> bool {
         self.native == NativeActions::Sandboxed && is_wasm_by_platform(platform) != Some(true)
     }
+
+    /// What a worker must offer for an action with that platform.
+    pub(crate) fn placed(&self, platform: Platform) -> Platform {
+        if !self.demands_sandbox(&platform) || platform.iter().any(|property| property == SANDBOX) {
+            return platform;
+        }
+        platform.with(SANDBOX.0, SANDBOX.1)
+    }
 }
+
+/// What workers offer that run native actions in sandboxes.
+const SANDBOX: (&str, &str) = ("sandbox", "namespaces");
 
 /// What a table of an instance may say.
 const TABLE_KEYS: &[&str] = &[

@@ -2,6 +2,7 @@
 //!
 //! Wire messages stop in [`services`]; everything below works on parsed values.
 
+mod allocator;
 pub mod app;
 pub mod assets;
 pub mod auth;
@@ -21,9 +22,3 @@ pub mod stats;
 mod stores;
 pub mod tls;
 mod web;
-
-/// Gives the memory of a burst back within seconds. What ten thousand clients held at once would otherwise stay with the
-/// process for good: the system's allocator returns only what is at the end of its heaps.
-#[cfg(target_os = "linux")]
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

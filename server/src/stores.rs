@@ -13,6 +13,10 @@ use crate::config::{Config, RemoteStore};
 /// How often a worker asks while its server is away: for some 30 seconds.
 const WORKER_ATTEMPTS_MAX: u32 = 20;
 
+/// Largest blob of which a worker waits for all bytes before it reads the first: modules and input files are read as a whole
+/// anyway, and so nobody fetches them twice.
+const WORKER_JOINED_BYTES_MAX: u64 = 512 << 20;
+
 /// What a server keeps things in.
 pub(crate) struct Stores {
     /// The folder itself.
@@ -38,7 +42,7 @@ impl Stores {
     /// Opens the folder. A remote store need not be there yet: calls fail with UNAVAILABLE until it is.
     pub(crate) async fn open(config: &Config) -> anyhow::Result<Self> {
         let limits = GrpcStoreLimits { lease: config.remote.lease, ..GrpcStoreLimits::default() };
-        Self::open_with(config, far(&config.remote, Access::connect_lazily, limits)?).await
+        Self::open_with(config, far(&config.remote, Access::connect_lazily, limits)?, 0).await
     }
 
     /// The same for a worker: it has nobody else to ask, so it asks again for longer. What it was handed it need not ask for.
@@ -49,11 +53,15 @@ impl Stores {
             ..GrpcStoreLimits::default()
         };
         let far = far(&config.remote, Access::connect_lazily_as_worker, limits)?;
-        let stores = Self::open_with(config, far).await?;
+        let stores = Self::open_with(config, far, WORKER_JOINED_BYTES_MAX).await?;
         Ok(Self { blobs: Arc::new(Handed::new(stores.blobs, at_hand)), ..stores })
     }
 
-    async fn open_with(config: &Config, far: Option<Existence<GrpcStore>>) -> anyhow::Result<Self> {
+    async fn open_with(
+        config: &Config,
+        far: Option<Existence<GrpcStore>>,
+        joined_bytes_max: u64,
+    ) -> anyhow::Result<Self> {
         let (folder, options) = (config.data.join("store"), config.store);
         let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder, options)).await?;
         let local = opened.with_context(|| {
@@ -71,7 +79,8 @@ impl Stores {
                 };
                 let near = Metered::new(local.clone(), tier("near"));
                 let far = Metered::new(far, tier("far"));
-                Arc::new(Metered::new(Tiered::new(near, far), Arc::clone(&meters)))
+                let tiered = Tiered::new(near, far).joining(joined_bytes_max);
+                Arc::new(Metered::new(tiered, Arc::clone(&meters)))
             }
         };
         let records = Arc::new(Metered::new(local.clone(), Arc::clone(&meters)));

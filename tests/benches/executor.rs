@@ -205,7 +205,7 @@ async fn over_grpc(table: &Table<'_>) {
     }
 }
 
-async fn clang_package() -> Option<Package> {
+pub(crate) async fn clang_package() -> Option<Package> {
     let manifest = wardian_toolchains::builtin("clang")?;
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;

@@ -8,7 +8,9 @@ mod bench;
 mod executor;
 mod fleet;
 mod large_blobs;
+mod native;
 mod peer;
+mod prefetch;
 mod raw;
 mod shares;
 mod small_blobs;
@@ -24,7 +26,8 @@ use peer::{Peer, find_in_path};
 /// Measures a server of this build, and other servers beside it.
 #[derive(Parser)]
 struct Args {
-    /// Groups to run: small-blobs, large-blobs, action-cache, executor, fleet, shares; without any all but the last.
+    /// Groups to run: small-blobs, large-blobs, action-cache, executor, fleet, native, shares, prefetch; without any all but the
+    /// last two.
     groups: Vec<Group>,
     /// The program `buildbox-casd`, to measure beside ours; without it the one in PATH, if any.
     #[arg(long, value_name = "PATH", env = "WARDIAN_BENCH_CASD")]
@@ -50,8 +53,11 @@ enum Group {
     ActionCache,
     Executor,
     Fleet,
+    Native,
     /// Takes a minute; only when it is asked for.
     Shares,
+    /// The same.
+    Prefetch,
 }
 
 #[tokio::main]
@@ -66,11 +72,21 @@ async fn main() -> anyhow::Result<()> {
         fleet::run(&args.only).await?;
         println!("\n{}\n", table::machine(1));
     }
+    if wanted(Group::Native) {
+        native::run().await;
+        println!("\n{}\n", table::machine(1));
+    }
     if args.groups.contains(&Group::Shares) {
         shares::run().await?;
         println!("\n{}\n", table::machine(1));
     }
-    let apart = |group: &Group| matches!(group, Group::Executor | Group::Fleet | Group::Shares);
+    if args.groups.contains(&Group::Prefetch) {
+        prefetch::run(&args.only).await?;
+        println!("\n{}\n", table::machine(1));
+    }
+    let apart = |group: &Group| {
+        matches!(group, Group::Executor | Group::Fleet | Group::Native | Group::Shares | Group::Prefetch)
+    };
     if !args.groups.is_empty() && args.groups.iter().all(apart) {
         return Ok(());
     }

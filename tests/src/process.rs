@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -173,6 +174,20 @@ impl ServerProcess {
     ) -> anyhow::Result<Self> {
         Self::start_with(program, folder, settings, ANY_PORT, |command| {
             command.envs(environment.iter().copied());
+        })
+    }
+
+    /// The same run by another user, who has a folder of their own; `None` is whoever calls.
+    pub fn start_by(
+        program: &Path,
+        folder: &Path,
+        settings: &str,
+        user: Option<u32>,
+    ) -> anyhow::Result<Self> {
+        Self::start_with(program, folder, settings, ANY_PORT, |command| {
+            if let Some(user) = user {
+                command.uid(user).gid(user);
+            }
         })
     }
 

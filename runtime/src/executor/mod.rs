@@ -16,6 +16,7 @@ use crate::workspace::{InputTree, Workspace};
 
 mod framing;
 pub mod native;
+mod processes;
 pub mod wasm;
 
 /// A command to be run.

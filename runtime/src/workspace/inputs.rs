@@ -32,21 +32,21 @@ pub struct Inputs {
 /// One level of an input tree, sorted by name.
 #[derive(Debug)]
 pub(crate) struct InputDirectory {
-    pub(super) entries: Vec<InputEntry>,
+    pub(crate) entries: Vec<InputEntry>,
     /// Nanoseconds since 1970, when the input says so.
     pub(super) mtime: Option<u64>,
 }
 
 /// One name of an [`InputDirectory`].
 #[derive(Debug)]
-pub(super) struct InputEntry {
-    pub(super) name: Box<str>,
-    pub(super) kind: InputKind,
+pub(crate) struct InputEntry {
+    pub(crate) name: Box<str>,
+    pub(crate) kind: InputKind,
 }
 
 /// What a name of an input tree is.
 #[derive(Debug, Clone)]
-pub(super) enum InputKind {
+pub(crate) enum InputKind {
     File { digest: Digest, is_executable: bool, mtime: Option<u64> },
     Directory(Digest),
     Symlink(Box<str>),
@@ -114,12 +114,42 @@ impl Inputs {
         if let Some(known) = self.directories.get(digest) {
             return Ok(known);
         }
-        if digest.size() > self.directory_bytes_max {
-            let (limit_name, limit) = ("directory message", self.directory_bytes_max);
-            return Err(StoreError::TooLarge { digest: *digest, limit_name, limit }.into());
-        }
+        self.check_size(digest)?;
         let bytes = self.store.get(digest, self.directory_bytes_max).await?;
-        let directory = Directory::decode(digest.function(), &bytes)
+        self.decode(digest, &bytes)
+    }
+
+    /// Returns Directories, those that are not in memory by one read of the store, each with its own outcome.
+    pub(crate) async fn directories(&self, digests: &[Digest]) -> Vec<Result<Arc<InputDirectory>, Failure>> {
+        let known: Vec<_> = digests.iter().map(|digest| self.directories.get(digest)).collect();
+        let is_asked = |digest: &Digest| self.check_size(digest).is_ok();
+        let with_known = digests.iter().zip(&known);
+        let absent = with_known.filter(|(digest, known)| known.is_none() && is_asked(digest));
+        let absent: Vec<Digest> = absent.map(|(digest, _)| *digest).collect();
+        let mut read = match absent.is_empty() {
+            true => Vec::new().into_iter(),
+            false => self.store.get_batch(&absent).await.into_iter(),
+        };
+        let outcome = |(digest, known): (&Digest, Option<_>)| match known {
+            Some(known) => Ok(known),
+            None => {
+                self.check_size(digest)?;
+                self.decode(digest, &read.next().expect("one outcome for each that was asked for")?)
+            }
+        };
+        digests.iter().zip(known).map(outcome).collect()
+    }
+
+    fn check_size(&self, digest: &Digest) -> Result<(), Failure> {
+        if digest.size() <= self.directory_bytes_max {
+            return Ok(());
+        }
+        let (limit_name, limit) = ("directory message", self.directory_bytes_max);
+        Err(StoreError::TooLarge { digest: *digest, limit_name, limit }.into())
+    }
+
+    fn decode(&self, digest: &Digest, bytes: &[u8]) -> Result<Arc<InputDirectory>, Failure> {
+        let directory = Directory::decode(digest.function(), bytes)
             .map_err(|source| StoreError::Directory { digest: *digest, source })?;
         let directory = Arc::new(InputDirectory::new(directory));
         self.directories.insert(*digest, Arc::clone(&directory), directory.bytes() as u64);

@@ -33,8 +33,8 @@ mod tree;
 mod walk;
 
 pub use files::OpenFile;
-pub(crate) use inputs::InputTree;
 pub use inputs::Inputs;
+pub(crate) use inputs::{InputDirectory, InputKind, InputTree};
 pub use list::{Listed, Listing};
 pub use observed::{Observed, Ranges};
 pub use tree::{Access, Kind, NodeId, Stat, Times};

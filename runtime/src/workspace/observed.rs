@@ -139,6 +139,30 @@ impl Workspace {
         roots.map(|(id, name)| self.observe(id, name, &below)).collect()
     }
 
+    /// The files of the input root of which something was read, with the paths they have in it.
+    pub(crate) fn files_read(&self) -> Vec<(String, Digest)> {
+        let read = self.nodes().filter(|(_, node)| !node.seen.content.is_empty());
+        read.filter_map(|(id, node)| Some((self.input_path(id)?, input_digest(node)?))).collect()
+    }
+
+    /// Where a node is in the input root; nothing for what is elsewhere.
+    fn input_path(&self, mut id: NodeId) -> Option<String> {
+        let mut names = Vec::new();
+        loop {
+            let node = self.node(id);
+            match node.origin.as_ref()? {
+                Origin::Entry { parent, .. } => {
+                    names.push(self.input_name(*parent, node));
+                    id = *parent;
+                }
+                Origin::Root(path) => {
+                    names.reverse();
+                    return path.is_root().then(|| names.join("/"));
+                }
+            }
+        }
+    }
+
     fn observe(&self, id: NodeId, name: String, below: &HashMap<NodeId, Vec<NodeId>>) -> Observed {
         let node = self.node(id);
         let children = below.get(&id).map_or(&[][..], Vec::as_slice);

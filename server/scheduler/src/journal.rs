@@ -109,6 +109,13 @@ pub struct Left {
     pub(crate) ended: Vec<LeftEnded>,
 }
 
+impl Left {
+    /// What had not ended, to be held to what is set by now.
+    pub fn live_jobs_mut(&mut self) -> impl Iterator<Item = &mut Job> {
+        self.live.iter_mut().map(|live| &mut live.job)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct LeftLive {
     pub(crate) name: OperationName,

@@ -87,6 +87,12 @@ enum Command {
     /// What a worker starts to run a native command.
     #[command(hide = true)]
     RunNative,
+    /// What bubblewrap starts for that.
+    #[command(hide = true)]
+    RunNativeInside {
+        /// Numbers of open descriptors.
+        descriptors: Vec<i32>,
+    },
     /// What a worker starts to run a component.
     #[command(hide = true)]
     RunComponent {
@@ -111,7 +117,15 @@ pub fn main() -> ExitCode {
         // Before there are threads: what it makes is for processes that have none.
         return wardian_runtime::executor::native::run_child();
     }
+    #[cfg(target_os = "linux")]
+    if let Command::RunNativeInside { descriptors } = &cli.command {
+        // As above.
+        return wardian_runtime::executor::native::run_inside(descriptors);
+    }
     start_log(&cli.command);
+    if matches!(cli.command, Command::Serve(_) | Command::Worker(_)) {
+        crate::allocator::give_back_in_background();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -153,7 +167,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Store(args) => store::store(&cli.remote, args).await,
         Command::Token(args) => token::token(args),
         Command::Toolchain(args) => toolchain::toolchain(&cli.remote, args).await,
-        Command::CompileModule { .. } | Command::RunComponent { .. } | Command::RunNative => {
+        Command::CompileModule { .. }
+        | Command::RunComponent { .. }
+        | Command::RunNative
+        | Command::RunNativeInside { .. } => {
             unreachable!("done before anything else")
         }
     }

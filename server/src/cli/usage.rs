@@ -17,7 +17,7 @@ pub(super) fn of(metadata: &reapi::ExecutedActionMetadata) -> Option<WasmUsage> 
     find(metadata, "/wardian.v1.WasmUsage")
 }
 
-/// What a native action used, where its worker counted it.
+/// How a native action was run, and what it used, where its worker counted it.
 pub(super) fn native_of(metadata: &reapi::ExecutedActionMetadata) -> Option<NativeUsage> {
     find(metadata, "/wardian.v1.NativeUsage")
 }
@@ -27,6 +27,12 @@ fn time(wire: Option<prost_types::Duration>) -> Duration {
 }
 
 pub(super) fn write_native(text: &mut String, usage: &NativeUsage) -> std::fmt::Result {
+    if !usage.sandbox.is_empty() {
+        writeln!(text, "  box    {}", format::plain(&usage.sandbox))?;
+    }
+    if usage.user_time.is_none() && usage.memory_bytes_peak.is_none() {
+        return Ok(());
+    }
     let (user, system) = (time(usage.user_time), time(usage.system_time));
     let peak = usage.memory_bytes_peak.map(|peak| format!("{} of memory, ", format::size(peak)));
     let (user, system) = (format::duration(user), format::duration(system));
@@ -35,9 +41,10 @@ pub(super) fn write_native(text: &mut String, usage: &NativeUsage) -> std::fmt::
 
 pub(super) fn native_json(usage: &NativeUsage) -> Value {
     json!({
+        "sandbox": usage.sandbox,
         "memory_bytes_peak": usage.memory_bytes_peak,
-        "user_seconds": time(usage.user_time).as_secs_f64(),
-        "system_seconds": time(usage.system_time).as_secs_f64(),
+        "user_seconds": usage.user_time.map(|used| time(Some(used)).as_secs_f64()),
+        "system_seconds": usage.system_time.map(|used| time(Some(used)).as_secs_f64()),
     })
 }
 

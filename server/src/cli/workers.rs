@@ -29,7 +29,7 @@ Examples:
   wardian workers resume big     gives it something again
   wardian workers drain big      gives it nothing more, and ends its process when it has ended what it runs
 
-pause, resume and drain are for operators: callers on the server's own machine, or with a token of theirs. A worker that was paused stays so when it comes back.")]
+pause, resume and drain are for operators: callers on the server's own machine, or with a token of theirs. A worker that was paused stays so when it comes back, until the server is started anew; what only it can serve waits.")]
 pub(crate) struct WorkersArgs {
     #[command(subcommand)]
     command: Option<WorkersCommand>,

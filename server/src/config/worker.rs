@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use wardian_runtime::{ActionGroups, Baseline, CompileSettings, SandboxMode, SandboxSettings, SystemCalls};
+use wardian_runtime::{
+    ActionGroups, Baseline, CompileSettings, SandboxBackend, SandboxMode, SandboxSettings, SystemCalls,
+};
 
 use super::WorkerSettings;
 use super::section::{SECONDS_MAX, Section};
@@ -54,12 +56,22 @@ pub(super) fn read(section: &mut Section<'_>, worker: &mut WorkerSettings) {
         section.count("wasm_modules_loaded_max", &mut limits.wasm_modules_loaded_max);
     });
     section.section("compile", |section| compile(section, &mut worker.compile));
+    section.section("prefetch", |section| {
+        let prefetch = &mut worker.prefetch;
+        section.boolean("enabled", &mut prefetch.enabled);
+        section.number("bytes_per_action_max", 1, i64::MAX as u64, &mut prefetch.bytes_per_action_max);
+    });
 }
 
 fn sandbox(section: &mut Section<'_>, sandbox: &mut SandboxSettings) {
     section.text("mode", |word| {
         let known = SandboxMode::WORDS.iter().find(|(name, _)| *name == word);
         sandbox.mode = known.ok_or("is none of \"auto\", \"require\", \"none\"")?.1;
+        Ok(())
+    });
+    section.text("backend", |word| {
+        let known = SandboxBackend::WORDS.iter().find(|(name, _)| *name == word);
+        sandbox.backend = known.ok_or("is none of \"auto\", \"own\", \"bubblewrap\"")?.1;
         Ok(())
     });
     section.text("system_calls", |word| {

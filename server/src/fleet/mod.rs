@@ -167,9 +167,10 @@ impl Fleet {
         }
         let worker = kept.unwrap_or_else(|| queue.join(parsed, self.shared.limits.lease));
         queue.renew(worker, self.shared.limits.lease);
-        if offer.leaving || leave || inner.paused.contains(&offer.name) {
+        if offer.leaving || leave {
             queue.drain(worker, true);
         }
+        queue.pause_worker(worker, inner.paused.contains(&offer.name));
         // So that an older connection looks, and finds that it is one.
         queue.bell(worker).ring();
         let connection = self.shared.connections.fetch_add(1, Ordering::Relaxed);
@@ -269,7 +270,7 @@ impl Fleet {
                     running: u32::try_from(view.running).unwrap_or(u32::MAX),
                     ahead: u32::try_from(view.ahead).unwrap_or(u32::MAX),
                     memory_used_bytes: view.memory_used,
-                    paused: view.draining,
+                    paused: view.draining || view.paused,
                     inside: member.is_none(),
                     connected: member.is_none_or(|member| member.connection.is_some()),
                     since: member.map(|member| member.since.into()),
@@ -295,7 +296,7 @@ impl Fleet {
             let kind = &mut kinds[usize::from(member.is_some())];
             kind.slots += view.offer.slots as u64;
             kind.runs_ahead += view.ahead as u64;
-            if !view.draining {
+            if !view.draining && !view.paused {
                 kind.slots_free += view.offer.slots.saturating_sub(view.running) as u64;
             }
             let state = match member {
@@ -316,11 +317,10 @@ impl Fleet {
         let mut inner = self.lock();
         let found = queue.workers().into_iter().find(|worker| worker.offer.name == name);
         let worker = found.ok_or_else(|| Status::not_found(format!("no worker {name:?}")))?.id;
-        let drained = match change {
+        match change {
             Change::Unspecified => return Err(Status::invalid_argument("change is missing")),
             Change::Pause => {
                 inner.paused.insert(name.to_owned());
-                true
             }
             Change::Resume => {
                 inner.paused.remove(name);
@@ -328,7 +328,6 @@ impl Fleet {
                     let text = format!("worker {name:?} is ending and cannot be resumed");
                     return Err(Status::failed_precondition(text));
                 }
-                false
             }
             Change::Drain => {
                 let member = inner.members.get_mut(name).ok_or_else(|| {
@@ -337,12 +336,14 @@ impl Fleet {
                     ))
                 })?;
                 member.leave = true;
-                true
             }
-        };
+        }
         drop(inner);
-        // Rings, so that the session looks.
-        queue.drain(worker, drained);
+        // Either rings, so that the session looks.
+        match change {
+            Change::Drain => queue.drain(worker, true),
+            _ => queue.pause_worker(worker, change == Change::Pause),
+        };
         Ok(())
     }
 }

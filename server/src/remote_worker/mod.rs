@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::task::{JoinHandle, JoinSet};
 use wardian_runtime::limits::raise_open_files_limit;
-use wardian_runtime::{Worker, WorkerConfig};
+use wardian_runtime::{PrefetchCounts, Prefetcher, Worker, WorkerConfig};
 use wardian_store::backend::SledStore;
 use wardian_store::layers::AtHand;
 
@@ -42,6 +42,7 @@ pub struct RemoteWorker {
     slots: JoinSet<()>,
     link: JoinHandle<anyhow::Result<()>>,
     store: SledStore,
+    prefetcher: Option<Prefetcher>,
     drain_time_max: Duration,
 }
 
@@ -69,11 +70,17 @@ impl RemoteWorker {
         let logs = RemoteLogs::default();
         let ahead = config.worker.slots * config.worker.ahead_per_slot;
         let queue = RemoteQueue::new(logs.clone(), ahead);
-        let worker = Worker::new(worker, blobs, Arc::new(queue.clone()))?.with_logs(Arc::new(logs));
+        let worker = Worker::new(worker, blobs, Arc::new(queue.clone()))?
+            .with_logs(Arc::new(logs))
+            .with_prefetch(Arc::new(local.clone()), local.stats().capacity_bytes, config.worker.prefetch);
+        let prefetcher = worker.prefetcher();
+        if let Some(prefetcher) = &prefetcher {
+            queue.prefetch_with(prefetcher.clone());
+        }
         let trusted = worker.trusted();
         let slots = worker.start().await;
         let link = tokio::spawn(Link::new(queue.clone(), server, trusted, at_hand).keep());
-        Ok(Self { queue, slots, link, store: local, drain_time_max })
+        Ok(Self { queue, slots, link, store: local, prefetcher, drain_time_max })
     }
 
     /// Waits until the server has no more use for this worker: it was told to leave, or refused.
@@ -112,6 +119,10 @@ impl RemoteWorker {
 
     async fn finish(&mut self) {
         self.link.abort();
+        if let Some(counts) = self.prefetcher.as_ref().map(Prefetcher::counts) {
+            let PrefetchCounts { files, bytes, files_used, bytes_used } = counts;
+            tracing::info!(files, bytes, files_used, bytes_used, "fetched ahead in all");
+        }
         // What is near is a copy.
         if let Err(error) = self.store.flush().await {
             tracing::warn!(%error, "the store could not be flushed");

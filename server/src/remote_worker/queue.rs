@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use prost::Message as _;
 use tokio::sync::{Notify, watch};
 use wardian_proto::{Digest, DigestFunction, InstanceName, reapi, rpc, wardian};
+use wardian_runtime::Prefetcher;
 use wardian_scheduler::{Assignment, Invocation, Job, Offer, Platform, RunId, WorkQueue, WorkerId};
 
 use super::logs::RemoteLogs;
@@ -63,6 +64,8 @@ struct Inner {
     returned: Vec<String>,
     /// Something that was stopped or given back is held no more, and the server does not know.
     gone_unsent: bool,
+    /// Fetches the inputs of what was ordered, also before it has a slot.
+    prefetcher: Option<Prefetcher>,
     /// It was asked to give something back, and the server waits to hear what became of that.
     answer_unsent: bool,
 }
@@ -105,6 +108,11 @@ impl RemoteQueue {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.shared.inner.lock().expect("no code that holds this lock panics")
+    }
+
+    /// Has the inputs of orders fetched as soon as they are taken in.
+    pub(super) fn prefetch_with(&self, prefetcher: Prefetcher) {
+        self.lock().prefetcher = Some(prefetcher);
     }
 
     /// Takes nothing more.
@@ -326,6 +334,9 @@ impl Inner {
             result: None,
             result_unsent: false,
         };
+        if let Some(prefetcher) = &self.prefetcher {
+            prefetcher.begin(job.action, cancelled.clone());
+        }
         self.names.insert(order.run, run);
         self.runs.insert(run, held);
         self.given.push_back(Assignment { run, job: Arc::new(job), queued_at, cancelled });

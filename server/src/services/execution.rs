@@ -28,9 +28,6 @@ const QUEUED_NEWS_INTERVAL: Duration = Duration::from_secs(10);
 /// When a client that met a full queue may ask again: actions that wait are gone one by one, so soon.
 const FULL_QUEUE_RETRY_SECONDS: i64 = 1;
 
-/// What workers offer that run native actions in sandboxes.
-const SANDBOX: (&str, &str) = ("sandbox", "namespaces");
-
 pub(super) struct Execution(pub(super) Arc<Context>);
 
 type OperationStream = BoxStream<'static, Result<longrunning::Operation, Status>>;
@@ -124,7 +121,7 @@ impl reapi::execution_server::Execution for Execution {
         let platform =
             action::read_platform(blobs, &action, &run, limits).await.map_err(|f| failure_status(&f))?;
         let sandboxed = instance.demands_sandbox(&platform);
-        let platform = if sandboxed { platform.with(SANDBOX.0, SANDBOX.1) } else { platform };
+        let platform = instance.placed(platform);
         let job = Job {
             instance: instance.name.clone(),
             action: run,

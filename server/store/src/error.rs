@@ -54,6 +54,22 @@ impl StoreError {
         is_unavailable(status) || has_timed_out(status)
     }
 
+    /// The same failure once more, for another who waited for the same.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::NotFound(digest) => Self::NotFound(*digest),
+            Self::Mismatch { expected, actual } => Self::Mismatch { expected: *expected, actual: *actual },
+            Self::TooLarge { digest, limit_name, limit } => {
+                Self::TooLarge { digest: *digest, limit_name, limit: *limit }
+            }
+            Self::NoSpace(operation) => Self::NoSpace(operation),
+            Self::Source(status) => Self::Source(status.clone()),
+            Self::Remote(status) => Self::Remote(status.clone()),
+            Self::Indexing => Self::Indexing,
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+
     /// Names the operation that an I/O error belongs to; a full disk is told apart.
     pub(crate) fn io(operation: &'static str) -> impl Fn(std::io::Error) -> Self {
         move |source| match source.kind() {

@@ -4,6 +4,7 @@
 mod ahead;
 mod control;
 mod crowd;
+mod far;
 mod faults;
 mod proxy;
 mod restarts;

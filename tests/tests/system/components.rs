@@ -75,7 +75,7 @@ async fn a_file_larger_than_all_a_guest_may_write_is_refused() {
 }
 
 /// The processes that a process has started to run components.
-fn components_of(parent: u32) -> Vec<u32> {
+pub(crate) fn components_of(parent: u32) -> Vec<u32> {
     let is_one = |pid: &u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

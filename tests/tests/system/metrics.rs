@@ -70,3 +70,34 @@ async fn the_same_numbers_come_as_json_over_either_http() {
     assert_eq!((put.calls, put.items, put.bytes, put.failures), (1, 1, 9, 0));
     assert!(get(server.address(), "/stats").await.contains("\"capacity_bytes\""));
 }
+
+/// Words of a text that are names of metrics, without what counters and histograms add to theirs.
+fn metrics_of(text: &str) -> std::collections::BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let names = words.filter(|word| word.starts_with("wardian_"));
+    names
+        .map(|name| ["_total", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_alerts_and_documents_name_is_there_to_be_scraped() {
+    let server = TestServer::start().await;
+    let page = get(server.address(), "/metrics").await;
+    let scraped: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    let alerts = include_str!("../../../docs/alerts.yml");
+    for (text, least) in [(include_str!("../../../docs/metrics.md"), 40), (alerts, 10)] {
+        let named = metrics_of(text);
+        assert!(named.len() >= least, "{named:?}");
+        for name in named {
+            let is_there = scraped.iter().any(|line| line.split(' ').next() == Some(name));
+            assert!(is_there, "{name} is not in {scraped:?}");
+        }
+    }
+    // A label that no metric has makes an alert that is never raised.
+    for part in alerts.split('{').skip(1).filter_map(|part| part.split('}').next()) {
+        if part.contains("=\"") && !part.contains("job=") {
+            assert!(page.contains(part), "{part} is in no line of {page}");
+        }
+    }
+}

@@ -154,6 +154,18 @@ async fn what_a_command_leaves_running_goes_with_it() {
     until("the child of the command is gone", || is_gone(&pid)).await;
 }
 
+/// When the machine runs out of memory the kernel shall end the action and not the worker. Without a sandbox that is said
+/// of the process when it runs already.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_action_goes_before_its_worker() {
+    let server = TestServer::start().await;
+    let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+    let expected = (own + 500).min(1000);
+    let script = format!("until test $(cat /proc/self/oom_score_adj) = {expected}; do :; done");
+    server.succeed(TestAction::sh(&script, &[]).timeout(Duration::from_secs(60))).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn timeouts_above_the_limit_are_refused_and_zero_means_none() {
     let max = Duration::from_secs(100);

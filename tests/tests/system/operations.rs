@@ -79,7 +79,7 @@ async fn a_queued_operation_says_why_it_waits() {
     let partial = metadata.partial_execution_metadata.unwrap();
     assert!(partial.queued_timestamp.is_some());
     let waits = wardian::Waiting::decode(&*partial.auxiliary_metadata[0].value).unwrap();
-    assert_eq!(waits.reason, "all 1 slots of the 1 workers that can run it are taken; 1 such actions wait");
+    assert_eq!(waits.reason, "all slots of the 1 workers that can run it are taken; 1 such actions wait");
     std::fs::write(&go, "").unwrap();
     first.ended().await.unwrap();
     second.ended().await.unwrap();

@@ -1,5 +1,7 @@
 //! Native actions in sandboxes: what they see, how they end, what they can ask for.
 //!
+//! Each test is there for every program that can make sandboxes.
+//!
 //! A machine that allows no sandboxes cannot show any of this; then the tests say so on standard error. With
 //! WARDIAN_SANDBOX=require in the environment that is a failure.
 
@@ -9,17 +11,22 @@ use std::time::Duration;
 
 use prost::Message as _;
 use tonic::Code;
+use wardian_proto::wardian::NativeUsage;
 use wardian_proto::{InstanceName, reapi};
-use wardian_runtime::{ActionGroups, SandboxMode, SandboxSettings};
+use wardian_runtime::{ActionGroups, SandboxBackend, SandboxMode, SandboxSettings};
 use wardian_server::config::Config;
 use wardian_server::instance::{Instance, NativeActions};
 use wardian_tests::{TestAction, TestServer, code, metadata, until};
 
 /// A server whose native actions run in sandboxes; `None` where there can be none.
-pub(crate) async fn server_with(configure: impl FnOnce(&mut Config)) -> Option<TestServer> {
+pub(crate) async fn server_with(
+    backend: SandboxBackend,
+    configure: impl FnOnce(&mut Config),
+) -> Option<TestServer> {
     let server = TestServer::with(|config| {
-        config.worker.sandbox.mode = SandboxMode::Auto;
         configure(config);
+        config.worker.sandbox.mode = SandboxMode::Auto;
+        config.worker.sandbox.backend = backend;
     })
     .await;
     let probe = TestAction::new(&["true"]).platform(&[("sandbox", "namespaces")]);
@@ -29,14 +36,44 @@ pub(crate) async fn server_with(configure: impl FnOnce(&mut Config)) -> Option<T
         Err(refusal) => {
             let required = std::env::var("WARDIAN_SANDBOX").is_ok_and(|word| word == "require");
             assert!(!required, "sandboxes are required, and there are none: {refusal}");
-            eprintln!("NOT TESTED: this machine allows no sandboxes: {refusal}");
+            eprintln!("NOT TESTED: this machine allows no sandboxes by {backend:?}: {refusal}");
             None
         }
     }
 }
 
-pub(crate) async fn server() -> Option<TestServer> {
-    server_with(|_| {}).await
+pub(crate) async fn server(backend: SandboxBackend) -> Option<TestServer> {
+    server_with(backend, |_| {}).await
+}
+
+/// Makes a test of each function for each program that makes sandboxes.
+macro_rules! for_each_backend {
+    ($($test:ident),* $(,)?) => {
+        mod own {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test(wardian_runtime::SandboxBackend::Own).await;
+            })*
+        }
+        mod bubblewrap {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test(wardian_runtime::SandboxBackend::Bubblewrap).await;
+            })*
+        }
+    };
+}
+pub(crate) use for_each_backend;
+
+for_each_backend! {
+    a_command_sees_its_inputs_and_the_machines_programs_only,
+    a_sandbox_has_no_network_but_its_own,
+    a_signal_is_told_apart_from_an_exit_with_its_code,
+    nothing_outlives_a_command_not_even_in_a_session_of_its_own,
+    processes_memory_and_processor_time_are_bounded,
+    a_result_says_what_made_its_sandbox,
+    what_the_worker_was_left_open_is_closed_to_a_command,
+    no_action_can_choose_to_go_without_a_sandbox,
 }
 
 /// What a script of the shell writes to its standard output.
@@ -45,9 +82,8 @@ async fn says(server: &TestServer, script: &str, arguments: &[&Path]) -> String 
     server.streams(&ended).await.0
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_command_sees_its_inputs_and_the_machines_programs_only() {
-    let Some(server) = server().await else { return };
+async fn a_command_sees_its_inputs_and_the_machines_programs_only(backend: SandboxBackend) {
+    let Some(server) = server(backend).await else { return };
     let action = TestAction::sh("pwd; cat ../in; echo made > out; ls -A /tmp | wc -l", &[])
         .file("in", "input\n")
         .directory("work")
@@ -65,31 +101,32 @@ async fn a_command_sees_its_inputs_and_the_machines_programs_only() {
     let refused = "for f in /usr/x /bin/x /etc/x /x /proc/sys/kernel/core_pattern; do echo 1 2>/dev/null > $f && echo $f; done; true";
     assert_eq!(says(&server, refused, &[]).await, "");
     assert_eq!(says(&server, "grep CapEff /proc/self/status", &[]).await, "CapEff:\t0000000000000000\n");
+    let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+    let expected = format!("{}\n", (own + 500).min(1000));
+    assert_eq!(says(&server, "cat /proc/self/oom_score_adj", &[]).await, expected);
     // Nobody but the command and the process that waits for it.
     assert_eq!(says(&server, "set -- /proc/[0-9]*; echo $#", &[]).await, "2\n");
     server.assert_unharmed().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sandbox_has_no_network_but_its_own() {
-    let Some(server) = server().await else { return };
+async fn a_sandbox_has_no_network_but_its_own(backend: SandboxBackend) {
+    let Some(server) = server(backend).await else { return };
     let interfaces = "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '";
     assert_eq!(says(&server, interfaces, &[]).await, "lo\n");
     let asked = TestAction::sh(interfaces, &[]).platform(&[("network", "on")]);
     let refusal = server.refused(asked.clone()).await;
     assert_eq!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
     assert!(refusal.message.contains("network"), "{refusal:?}");
-    let open = server_with(|config| config.worker.sandbox.network = true).await.unwrap();
+    let open = server_with(backend, |config| config.worker.sandbox.network = true).await.unwrap();
     let machine = std::fs::read_to_string("/proc/net/dev").unwrap().lines().count() - 2;
     let ended = open.succeed(asked).await;
     assert_eq!(open.streams(&ended).await.0.lines().count(), machine);
     assert_eq!(says(&open, interfaces, &[]).await, "lo\n");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_signal_is_told_apart_from_an_exit_with_its_code() {
+async fn a_signal_is_told_apart_from_an_exit_with_its_code(backend: SandboxBackend) {
     let without_groups = |config: &mut Config| config.worker.sandbox.groups = ActionGroups::None;
-    let Some(server) = server_with(without_groups).await else { return };
+    let Some(server) = server_with(backend, without_groups).await else { return };
     let ended = server.run(TestAction::sh("kill -KILL $$", &[])).await;
     assert_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 137));
     assert_eq!(ended.response.message, "the command was ended by signal 9, perhaps for lack of memory");
@@ -108,10 +145,10 @@ fn running(text: &str) -> usize {
     lines.filter(|line| String::from_utf8_lossy(line).contains(text)).count()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_outlives_a_command_not_even_in_a_session_of_its_own() {
-    let Some(server) = server().await else { return };
-    let mark = format!("31{}", std::process::id());
+async fn nothing_outlives_a_command_not_even_in_a_session_of_its_own(backend: SandboxBackend) {
+    let Some(server) = server(backend).await else { return };
+    // The other backend is tried in the same process, at the same time.
+    let mark = format!("31{}{}", backend as u8, std::process::id());
     let script = format!("setsid sleep {mark} & echo over");
     let ended = server.succeed(TestAction::sh(&script, &[])).await;
     assert_eq!(server.streams(&ended).await.0, "over\n");
@@ -129,8 +166,7 @@ async fn nothing_outlives_a_command_not_even_in_a_session_of_its_own() {
     drop(following);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn processes_memory_and_processor_time_are_bounded() {
+async fn processes_memory_and_processor_time_are_bounded(backend: SandboxBackend) {
     let limits = |config: &mut Config| {
         config.worker.sandbox = SandboxSettings {
             memory_bytes_max: Some(64 << 20),
@@ -139,7 +175,7 @@ async fn processes_memory_and_processor_time_are_bounded() {
             ..SandboxSettings::default()
         };
     };
-    let Some(server) = server_with(limits).await else { return };
+    let Some(server) = server_with(backend, limits).await else { return };
     let ended = server.run(TestAction::sh("for i in $(seq 40); do sleep 9 & done; echo all", &[])).await;
     assert_ne!(ended.result().exit_code, 0, "{:?}", server.streams(&ended).await);
     // `dd` holds one block in memory.
@@ -149,6 +185,35 @@ async fn processes_memory_and_processor_time_are_bounded() {
     let refusal = server.refused(TestAction::sh("while :; do :; done", &[])).await;
     assert_eq!(refusal.code, Code::ResourceExhausted, "{refusal:?}");
     assert!(refusal.message.contains("cpu_seconds_max"), "{refusal:?}");
+}
+
+async fn what_the_worker_was_left_open_is_closed_to_a_command(backend: SandboxBackend) {
+    let (reader, _writer) = std::io::pipe().unwrap();
+    // As a program that knows nothing of the worker leaves it open.
+    rustix::io::fcntl_setfd(&reader, rustix::io::FdFlags::empty()).unwrap();
+    let Some(server) = server(backend).await else { return };
+    let pipe = rustix::fs::fstat(&reader).unwrap().st_ino;
+    let script = format!("ls -l /proc/$$/fd > list; cat list; grep -c 'pipe:.{pipe}.' list || true");
+    let said = says(&server, &script, &[]).await;
+    assert!(said.contains("/dev/null") && said.ends_with("\n0\n"), "{said}");
+}
+
+async fn a_result_says_what_made_its_sandbox(backend: SandboxBackend) {
+    let Some(server) = server(backend).await else { return };
+    let word = SandboxBackend::WORDS.iter().find(|(_, known)| *known == backend).unwrap().0;
+    let ended = server.succeed(TestAction::new(&["true"]).platform(&[("sandbox-backend", word)])).await;
+    let metadata = ended.result().execution_metadata.clone().unwrap();
+    let found = metadata.auxiliary_metadata.iter().find(|any| any.type_url.ends_with("NativeUsage"));
+    assert_eq!(NativeUsage::decode(&*found.unwrap().value).unwrap().sandbox, word);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bubblewrap_does_not_make_the_input_root_the_whole_system_and_says_so() {
+    let Some(server) = server(SandboxBackend::Bubblewrap).await else { return };
+    let action = TestAction::new(&["true"]).platform(&[("chroot-input-root", "true")]);
+    let refusal = server.refused(action).await;
+    assert_eq!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
+    assert!(refusal.message.contains("chroot-input-root"), "{refusal:?}");
 }
 
 /// The libraries that programs of the machine need, and the loader, by their paths.
@@ -175,7 +240,7 @@ fn in_a_whole_system(script: &str) -> TestAction {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_input_root_may_be_the_whole_system() {
-    let Some(server) = server().await else { return };
+    let Some(server) = server(SandboxBackend::Own).await else { return };
     let script = "cat /etc/name; if test -e /usr/bin/env; then echo leaked; fi; echo $PWD > /out";
     let action = in_a_whole_system(script).outputs(&["out"]).platform(&[("chroot-input-root", "true")]);
     let ended = server.succeed(action.clone()).await;
@@ -198,7 +263,7 @@ async fn an_instance_may_give_properties_to_actions_that_do_not_name_them() {
         system.properties = vec![("chroot-input-root".into(), "true".into())];
         config.instances.push(system);
     };
-    let Some(server) = server_with(system).await else { return };
+    let Some(server) = server_with(SandboxBackend::Own, system).await else { return };
     let script = "cat /name; ! test -e /usr/bin/env; echo $PWD > /made/there; cat < /made/there > /made/copy";
     let mut action = in_a_whole_system(script)
         .symlink("name", "/etc/name")
@@ -242,9 +307,8 @@ async fn an_instance_may_give_properties_to_actions_that_do_not_name_them() {
     assert_eq!((ended.code(), ended.result().exit_code), (Code::Ok, 0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_action_can_choose_to_go_without_a_sandbox() {
-    let Some(server) = server().await else { return };
+async fn no_action_can_choose_to_go_without_a_sandbox(backend: SandboxBackend) {
+    let Some(server) = server(backend).await else { return };
     let refusal = server.refused(TestAction::new(&["true"]).platform(&[("sandbox", "none")])).await;
     assert_eq!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
     assert!(refusal.message.contains("sandbox=none"), "{refusal:?}");
@@ -268,7 +332,7 @@ async fn an_instance_may_demand_sandboxes_for_all_its_native_actions() {
     // It has no entry, which only the executor of WebAssembly minds.
     let refusal = open.refused(wasm.platform(&[("OSFamily", "wasi")])).await;
     assert_ne!(refusal.code, Code::FailedPrecondition, "{refusal:?}");
-    let Some(server) = server_with(demand).await else { return };
+    let Some(server) = server_with(SandboxBackend::Own, demand).await else { return };
     assert_eq!(says(&server, "pwd", &[]).await, "/action\n");
 }
 

@@ -1,14 +1,19 @@
 //! Control groups of native actions: limits of an action as a whole, and what is told of them. Where there are none (no
-//! hierarchy of version 2 with controllers, or none that the worker may change) it is shown that this is said.
+//! hierarchy of version 2 with controllers, or none that the worker may change) it is shown that this is said; with WARDIAN_GROUPS=require in the environment that is a
+//! failure.
 
 use prost::Message as _;
 use tonic::Code;
 use wardian_proto::wardian::NativeUsage;
-use wardian_runtime::ActionGroups;
+use wardian_runtime::{ActionGroups, SandboxBackend};
 use wardian_server::config::Config;
 use wardian_tests::TestAction;
 
-use super::sandbox::server_with;
+use super::sandbox::{for_each_backend, server_with};
+
+for_each_backend! {
+    an_action_that_runs_out_of_memory_is_told_exactly_where_there_are_groups,
+}
 
 const LIMIT: u64 = 64 << 20;
 
@@ -17,17 +22,18 @@ fn limits(config: &mut Config) {
     config.worker.sandbox.processes_max = 20;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_action_that_runs_out_of_memory_is_told_exactly_where_there_are_groups() {
+async fn an_action_that_runs_out_of_memory_is_told_exactly_where_there_are_groups(backend: SandboxBackend) {
     let mut program = std::path::PathBuf::new();
     let configure = |config: &mut Config| {
         limits(config);
         program = config.worker.compile.program.clone();
     };
-    let Some(server) = server_with(configure).await else { return };
+    let Some(server) = server_with(backend, configure).await else { return };
     let grouped = TestAction::new(&["true"]).platform(&[("control-groups", "v2")]);
     let built = server.upload(grouped).await;
     if let Err(refusal) = server.follow(built.request()).await {
+        let required = std::env::var("WARDIAN_GROUPS").is_ok_and(|word| word == "require");
+        assert!(!required, "control groups are required, and there are none: {refusal}");
         eprintln!("NOT TESTED: there are no control groups here: {refusal}");
         // Whoever must have them is told so at once, and why.
         let folder = tempfile::tempdir().unwrap();

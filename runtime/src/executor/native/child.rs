@@ -3,7 +3,8 @@
 //!
 //! It is three processes. The first is the worker's child; it makes the namespaces, and ends everything when the
 //! worker says so or is gone. The second is the first inside: it builds the file system, gives up every right, and
-//! when it ends, the kernel ends all that is inside. The third is the command.
+//! when it ends, the kernel ends all that is inside. The third is the command. `bubblewrap.rs` puts another program in
+//! the place of the first two steps.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
@@ -15,21 +16,22 @@ use std::process::ExitCode;
 
 use rustix::process::Resource;
 
+use super::bubblewrap;
 use super::file_system::{self, INPUT_ROOT};
 use super::system::{self, First, c_string, check};
 use super::system_calls;
 use super::tool;
 use super::wire::{End, How, Request};
-use crate::executor::framing;
+use crate::executor::{framing, processes};
 
 /// Who commands are run as by a worker that is root. Root's own number would be root's rights on the machine's files.
-const NOBODY: u32 = 65534;
+pub(super) const NOBODY: u32 = 65534;
 
 /// Processor time after the signal that says it is up, for those that do not listen.
 const CPU_SECONDS_MORE: u64 = 5;
 
 /// The name of the machine as a command sees it.
-const HOST_NAME: &str = "wardian";
+pub(super) const HOST_NAME: &str = "wardian";
 
 /// Runs the process. Standard input is the socket to the worker; the other two are the command's.
 pub fn run() -> ExitCode {
@@ -41,12 +43,15 @@ pub fn run() -> ExitCode {
 }
 
 fn serve() -> io::Result<()> {
+    processes::goes_first("self");
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let request: Request = framing::receive(&mut socket)?;
     let null = std::fs::File::open("/dev/null")?;
     // SAFETY: both descriptors are open.
     check("dup2", unsafe { libc::dup2(null.as_raw_fd(), 0) }.into())?;
-    match start(&request, &socket) {
+    processes::ensure_one_thread()?;
+    let begin = if request.bubblewrap.is_empty() { start } else { bubblewrap::start };
+    match begin(&request, &socket) {
         Ok(inside) => {
             // The worker sends nothing more: the end of the socket is the worker's word, or its own end.
             if system::which_first(socket.as_raw_fd(), inside)? == First::Descriptor {
@@ -54,13 +59,22 @@ fn serve() -> io::Result<()> {
                 unsafe { libc::kill(inside, libc::SIGKILL) };
             }
             wait_for(inside)?;
+            wait_for_all();
             socket.shutdown(Shutdown::Both)
         }
         Err(error) => tell(&socket, How::Failed(error.to_string())),
     }
 }
 
-fn wait_for(child: libc::pid_t) -> io::Result<()> {
+/// Waits for whoever became this process's child since.
+fn wait_for_all() {
+    // SAFETY: nothing is written.
+    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } >= 0
+        || io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
+}
+
+pub(super) fn wait_for(child: libc::pid_t) -> io::Result<()> {
     let mut status = 0;
     // SAFETY: the status lives until the call returns.
     while unsafe { libc::waitpid(child, &raw mut status, 0) } < 0 {
@@ -72,7 +86,7 @@ fn wait_for(child: libc::pid_t) -> io::Result<()> {
     Ok(())
 }
 
-fn tell(socket: &UnixStream, how: How) -> io::Result<()> {
+pub(super) fn tell(socket: &UnixStream, how: How) -> io::Result<()> {
     (&*socket).write_all(&framing::encode(&End { how: Some(how) })?)
 }
 
@@ -91,9 +105,7 @@ fn start(request: &Request, socket: &UnixStream) -> io::Result<libc::pid_t> {
     let inside = if request.chroot { 0 } else { NOBODY };
     let is_root = user == 0;
     if is_root {
-        for folder in [&request.root, &request.tmp] {
-            give_away(Path::new(std::ffi::OsStr::from_bytes(folder)), NOBODY)?;
-        }
+        give_away(request)?;
         system::unshare(namespaces)?;
     } else {
         system::unshare(libc::CLONE_NEWUSER | namespaces)?;
@@ -125,13 +137,21 @@ fn start(request: &Request, socket: &UnixStream) -> io::Result<libc::pid_t> {
 }
 
 /// Joins a control group, with all that this process will start.
-fn join(door: &Path) -> io::Result<()> {
+pub(super) fn join(door: &Path) -> io::Result<()> {
     std::fs::write(door, "0")
         .map_err(|error| io::Error::new(error.kind(), format!("join {}: {error}", door.display())))
 }
 
+/// Makes nobody the owner of the command's folders.
+pub(super) fn give_away(request: &Request) -> io::Result<()> {
+    for folder in [&request.root, &request.tmp] {
+        give_folder_away(Path::new(std::ffi::OsStr::from_bytes(folder)), NOBODY)?;
+    }
+    Ok(())
+}
+
 /// Makes somebody the owner of a folder and of all below it.
-fn give_away(folder: &Path, owner: u32) -> io::Result<()> {
+fn give_folder_away(folder: &Path, owner: u32) -> io::Result<()> {
     let mut pending = vec![folder.to_owned()];
     while let Some(directory) = pending.pop() {
         for entry in std::fs::read_dir(&directory)? {
@@ -148,7 +168,7 @@ fn give_away(folder: &Path, owner: u32) -> io::Result<()> {
 }
 
 /// Says who somebody of this new user namespace is outside.
-fn map_ids(proc: &Path, inside: (u32, u32), outside: (u32, u32)) -> io::Result<()> {
+pub(super) fn map_ids(proc: &Path, inside: (u32, u32), outside: (u32, u32)) -> io::Result<()> {
     let write = |file: &str, text: String| {
         let path = proc.join("self").join(file);
         std::fs::write(path, text).map_err(|error| io::Error::new(error.kind(), format!("{file}: {error}")))
@@ -183,11 +203,15 @@ fn first_inside(
     }
     drop(old_proc);
     system::drop_capabilities()?;
-    // SAFETY: takes numbers.
-    check("prctl", unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }.into())?;
+    system::end_with_parent()?;
     told.write_all(&[0])?;
     wait.read_exact(&mut [0])?;
     drop((told, wait));
+    run_command(request, socket)
+}
+
+/// Runs the command, from the first process of a sandbox, and tells how it ended.
+pub(super) fn run_command(request: &Request, socket: &UnixStream) -> io::Result<()> {
     if request.probe {
         confine(request)?;
         return tell(socket, How::Exited(0));
@@ -269,6 +293,8 @@ fn execute(request: &Request) -> How {
         let pointers = |texts: &[std::ffi::CString]| {
             texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
         };
+        // What whoever started the worker left open to it is no business of the command's.
+        system::close_when_executing()?;
         // SAFETY: texts and lists live until the call returns, which it does only when it fails. Rust programs
         // ignore SIGPIPE, which would be handed on.
         unsafe {

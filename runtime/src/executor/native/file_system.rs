@@ -1,5 +1,6 @@
 //! The file system that a command sees: the input root, the machine's programs to read, and little else.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -38,9 +39,9 @@ const SETTINGS: &[&str] = &[
     "ssl/openssl.cnf",
 ];
 
-const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
+pub(super) const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
 
-const DEVICE_LINKS: &[(&str, &str)] = &[
+pub(super) const DEVICE_LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
@@ -48,10 +49,19 @@ const DEVICE_LINKS: &[(&str, &str)] = &[
 ];
 
 /// Memory that files in /dev/shm may take.
-const SHARED_MEMORY_OPTIONS: &str = "mode=1777,size=256m";
+pub(super) const SHARED_MEMORY_BYTES: u64 = 256 << 20;
 
 /// A folder that every machine has; what is made here is seen by this process and its children only.
 const BASE: &str = "/tmp";
+
+/// The files and folders of the machine that a command can read, where they are there.
+pub(super) fn shown(request: &Request) -> Vec<PathBuf> {
+    let programs = PROGRAMS.iter().map(|name| Path::new("/").join(name));
+    let settings = SETTINGS.iter().chain(request.network.then_some(&"resolv.conf"));
+    let settings = settings.map(|name| Path::new("/etc").join(name));
+    let further = request.read_only_paths.iter().map(|path| PathBuf::from(OsStr::from_bytes(path)));
+    programs.chain(settings).chain(further).collect()
+}
 
 /// Builds the file system and makes it the root, with the machine's at `/oldroot`.
 pub(super) fn build(request: &Request) -> io::Result<()> {
@@ -66,7 +76,7 @@ pub(super) fn build(request: &Request) -> io::Result<()> {
     std::env::set_current_dir("/")?;
     let (old, new) = (Path::new("/oldroot"), Path::new("/newroot"));
     let below_old = |path: &[u8]| {
-        let path = Path::new(std::ffi::OsStr::from_bytes(path));
+        let path = Path::new(OsStr::from_bytes(path));
         old.join(path.strip_prefix("/").unwrap_or(path))
     };
     if request.chroot {
@@ -76,18 +86,9 @@ pub(super) fn build(request: &Request) -> io::Result<()> {
         }
     } else {
         mount(new, new, "", libc::MS_BIND, "")?;
-        for name in PROGRAMS {
+        for path in shown(request) {
+            let name = path.strip_prefix("/").unwrap_or(&path);
             show(&old.join(name), &new.join(name))?;
-        }
-        for name in SETTINGS {
-            show(&old.join("etc").join(name), &new.join("etc").join(name))?;
-        }
-        if request.network {
-            show(&old.join("etc/resolv.conf"), &new.join("etc/resolv.conf"))?;
-        }
-        for path in &request.read_only_paths {
-            let shown = Path::new(std::ffi::OsStr::from_bytes(path));
-            show(&below_old(path), &new.join(shown.strip_prefix("/").unwrap_or(shown)))?;
         }
         for folder in ["dev", "proc", "tmp", "var", "action"] {
             fs::create_dir(new.join(folder))?;
@@ -165,6 +166,7 @@ fn devices(from: &Path, to: &Path) -> io::Result<()> {
     let shared = to.join("shm");
     fs::create_dir(&shared)?;
     let flags = libc::MS_NOSUID | libc::MS_NODEV;
-    mount(Path::new("none"), &shared, "tmpfs", flags, SHARED_MEMORY_OPTIONS)?;
+    let options = format!("mode=1777,size={SHARED_MEMORY_BYTES}");
+    mount(Path::new("none"), &shared, "tmpfs", flags, &options)?;
     fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777))
 }

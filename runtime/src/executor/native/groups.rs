@@ -7,6 +7,9 @@
 //!   no processes;
 //! - below the root of all groups, when the worker is in that one, which may hold both.
 //!
+//! An action's processes are one group further down than its limits: whatever they do in namespaces of their own, the
+//! uppermost group that they can ever see is that one, and the limits are above it.
+//!
 //! Never outside of the worker's own group: what bounds the worker bounds its actions.
 
 use std::fs;
@@ -28,8 +31,11 @@ const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 /// The group that a worker moves into, beside those of its actions.
 const WORKER: &str = "wardian-worker";
 
-/// Processes of a sandbox that are not the command's.
-const OWN_PROCESSES: u64 = 2;
+/// The group that holds the processes of an action, below the one that holds its limits.
+const INSIDE: &str = "in";
+
+/// Groups below that of an action: the one that holds its processes. It can make none itself.
+const BELOW_MAX: u32 = 1;
 
 /// How long the processes of a group may take to be gone once they were killed.
 const EMPTY_TIME_MAX: Duration = Duration::from_secs(5);
@@ -50,6 +56,7 @@ const PERIOD_MICROSECONDS: u64 = 100_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct GroupLimits {
     pub(super) memory_bytes_max: Option<u64>,
+    /// The sandbox's own included.
     pub(super) processes_max: u64,
     pub(super) cpus_max: Option<u64>,
 }
@@ -102,6 +109,8 @@ impl Groups {
             // Whatever comes next, dropping it removes the folder.
             let group = Group { path, limits: *limits, _place: Arc::clone(self) };
             limit(&group.path, limits)?;
+            let inside = group.path.join(INSIDE);
+            fs::create_dir(&inside).map_err(|error| naming("make", &inside, &error))?;
             return Ok(group);
         }
         Err(io::Error::other(format!("{} is full of what was left behind", self.folder.display())))
@@ -135,7 +144,7 @@ pub(super) struct Group {
 impl Group {
     /// The file that a process joins by.
     pub(super) fn door(&self) -> PathBuf {
-        self.path.join("cgroup.procs")
+        self.path.join(INSIDE).join("cgroup.procs")
     }
 
     /// Ends all that is in it.
@@ -205,6 +214,7 @@ impl Account {
             memory_bytes_peak: self.memory_bytes_peak,
             user_time: time(self.user),
             system_time: time(self.system),
+            ..NativeUsage::default()
         }
     }
 
@@ -368,6 +378,7 @@ fn limit(group: &Path, limits: &GroupLimits) -> io::Result<()> {
     };
     // One process less is not what a build expects: all or none.
     write("memory.oom.group", "1".into())?;
+    write("cgroup.max.descendants", BELOW_MAX.to_string())?;
     if let Some(bytes) = limits.memory_bytes_max {
         write("memory.max", bytes.to_string())?;
         // Without swap there is no such file.
@@ -375,7 +386,7 @@ fn limit(group: &Path, limits: &GroupLimits) -> io::Result<()> {
             write("memory.swap.max", "0".into())?;
         }
     }
-    write("pids.max", limits.processes_max.saturating_add(OWN_PROCESSES).to_string())?;
+    write("pids.max", limits.processes_max.to_string())?;
     if let Some(cpus) = limits.cpus_max {
         write("cpu.max", format!("{} {PERIOD_MICROSECONDS}", cpus.saturating_mul(PERIOD_MICROSECONDS)))?;
     }
@@ -410,9 +421,13 @@ fn kill(group: &Path) {
     }
 }
 
-/// Ends what is in a group and removes it, as soon as all that is gone.
+/// Ends what is in an action's group and removes it, as soon as all that is gone.
 fn empty_and_remove(group: &Path, deadline: Instant) {
-    while let Err(error) = fs::remove_dir(group) {
+    let remove = || match fs::remove_dir(group.join(INSIDE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::remove_dir(group),
+    };
+    while let Err(error) = remove() {
         match error.kind() {
             io::ErrorKind::NotFound => return,
             io::ErrorKind::ResourceBusy if Instant::now() < deadline => {
@@ -503,12 +518,13 @@ mod tests {
         let group = tempfile::tempdir().unwrap();
         let read = |name: &str| fs::read_to_string(group.path().join(name)).ok();
         limit(group.path(), &GroupLimits { processes_max: 5, ..GroupLimits::default() }).unwrap();
-        assert_eq!((read("pids.max").as_deref(), read("memory.max")), (Some("7"), None));
+        assert_eq!((read("pids.max").as_deref(), read("memory.max")), (Some("5"), None));
         fs::write(group.path().join("memory.swap.max"), "max").unwrap();
         let all = GroupLimits { memory_bytes_max: Some(4096), processes_max: 5, cpus_max: Some(2) };
         limit(group.path(), &all).unwrap();
         for (name, text) in [
             ("memory.oom.group", "1"),
+            ("cgroup.max.descendants", "1"),
             ("memory.max", "4096"),
             ("memory.swap.max", "0"),
             ("cpu.max", "200000 100000"),

@@ -8,6 +8,7 @@
 //! groups       limits and accounts of a command as a whole
 //! sandbox      whether there can be sandboxes, and the worker's side of one
 //! child        the processes inside
+//! bubblewrap   the same where another program makes the namespaces
 //! file_system  what they see
 //! tool         which program argv[0] names
 //! wire         what the two sides say to each other
@@ -19,6 +20,8 @@ mod groups;
 mod sandbox;
 mod tool;
 
+#[cfg(target_os = "linux")]
+mod bubblewrap;
 #[cfg(target_os = "linux")]
 mod child;
 #[cfg(target_os = "linux")]
@@ -39,16 +42,19 @@ use bytes::BytesMut;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
+use wardian_proto::wardian::NativeUsage;
 
-use super::{Executor, Files, Finished, Layout, Outcome, Task};
+use super::{Executor, Files, Finished, Layout, Outcome, Task, processes};
 use crate::logs::Log;
 use crate::staged::Staged;
 use crate::{Failure, Limits};
 
 #[cfg(target_os = "linux")]
+pub use bubblewrap::run_inside;
+#[cfg(target_os = "linux")]
 pub use child::run as run_child;
 use groups::{Account, Group as ControlGroup};
-pub use sandbox::{ActionGroups, SandboxMode, SandboxSettings, SystemCalls};
+pub use sandbox::{ActionGroups, SandboxBackend, SandboxMode, SandboxSettings, SystemCalls};
 use sandbox::{Ears, Sandbox};
 
 /// How long to go on reading after the command ended: something it left behind may hold the pipes.
@@ -90,22 +96,25 @@ impl NativeExecutor {
 
     /// The platform properties that commands may ask for here.
     pub(crate) fn properties(&self) -> Vec<(&'static str, &'static str)> {
-        if self.sandbox.is_none() {
+        let Some(sandbox) = &self.sandbox else {
             return vec![
                 ("sandbox", "none"),
+                ("sandbox-backend", "none"),
                 ("control-groups", "none"),
                 ("network", "on"),
                 ("chroot-input-root", "false"),
             ];
-        }
-        let has_groups = self.sandbox.as_ref().is_some_and(Sandbox::has_groups);
+        };
         let mut properties = vec![
             ("sandbox", "namespaces"),
-            ("control-groups", if has_groups { "v2" } else { "none" }),
+            ("sandbox-backend", sandbox.backend()),
+            ("control-groups", if sandbox.has_groups() { "v2" } else { "none" }),
             ("network", "off"),
-            ("chroot-input-root", "true"),
             ("chroot-input-root", "false"),
         ];
+        if sandbox.can_change_root() {
+            properties.push(("chroot-input-root", "true"));
+        }
         if self.settings.network {
             properties.push(("network", "on"));
         }
@@ -180,6 +189,9 @@ impl Executor for NativeExecutor {
         // What is left of it is the sandbox's end of the socket: the process must be the only one to have it.
         drop(command);
         let group = Group::of(&child);
+        if let Some(id) = child.id().filter(|_| ears.is_none()) {
+            processes::goes_first(&id.to_string());
+        }
         let mut stdout =
             Capture::new(child.stdout.take(), self.stdout_bytes_max, "standard output", &task.stdout);
         let mut stderr =
@@ -211,7 +223,10 @@ impl Executor for NativeExecutor {
             duration,
             usage: None,
             remark: account.as_ref().filter(|_| exit_code != 0).and_then(Account::remark),
-            native_usage: account.as_ref().map(Account::to_wire),
+            native_usage: Some(NativeUsage {
+                sandbox: self.sandbox.as_ref().map_or("none", Sandbox::backend).into(),
+                ..account.as_ref().map(Account::to_wire).unwrap_or_default()
+            }),
         };
         // Then all that was in the group ended at once, and nobody was left to say so.
         let out_of_memory = match &ended {

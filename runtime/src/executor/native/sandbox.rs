@@ -16,7 +16,7 @@ use tokio::process::Command;
 
 use super::groups::{Group, GroupLimits, Groups};
 use super::wire::{End, How, Request};
-use super::{Ended, Prepared};
+use super::{Ended, Prepared, tool};
 use crate::Failure;
 use crate::executor::{Task, framing};
 use crate::staged::Staged;
@@ -40,6 +40,24 @@ impl SandboxMode {
     /// The words for them in the configuration.
     pub const WORDS: [(&str, Self); 3] =
         [("auto", Self::Auto), ("require", Self::Require), ("none", Self::None)];
+}
+
+/// What makes the namespaces of a sandbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SandboxBackend {
+    /// This program, and bubblewrap where this one may not.
+    #[default]
+    Auto,
+    /// This program only.
+    Own,
+    /// Bubblewrap only.
+    Bubblewrap,
+}
+
+impl SandboxBackend {
+    /// The words for them in the configuration.
+    pub const WORDS: [(&str, Self); 3] =
+        [("auto", Self::Auto), ("own", Self::Own), ("bubblewrap", Self::Bubblewrap)];
 }
 
 /// Whether native commands are bounded as a whole, by control groups.
@@ -80,6 +98,8 @@ impl SystemCalls {
 pub struct SandboxSettings {
     /// Whether they are at all.
     pub mode: SandboxMode,
+    /// What makes their sandboxes.
+    pub backend: SandboxBackend,
     /// Which system calls they may make.
     pub system_calls: SystemCalls,
     /// Whether an action may have the machine's network, with `network=on`.
@@ -102,6 +122,7 @@ impl Default for SandboxSettings {
     fn default() -> Self {
         Self {
             mode: SandboxMode::Auto,
+            backend: SandboxBackend::Auto,
             system_calls: SystemCalls::Filtered,
             network: false,
             read_only_paths: Vec::new(),
@@ -114,14 +135,21 @@ impl Default for SandboxSettings {
     }
 }
 
-/// The environment of the process that makes a sandbox, for the allocator that the program may have: a user namespace is
-/// made by processes of one thread only. The command has an environment of its own.
-const ALLOCATOR_SETTINGS: [(&str, &str); 1] = [("_RJEM_MALLOC_CONF", "background_thread:false")];
+/// Processes of a sandbox that are not the command's.
+const OWN_PROCESSES: u64 = 2;
 
-/// Makes sandboxes out of namespaces of our own.
+/// Those that bubblewrap is of them.
+const BUBBLEWRAP_PROCESSES: u64 = 1;
+
+/// The program that bubblewrap is, on the worker's PATH.
+const BUBBLEWRAP: &str = "bwrap";
+
+/// Makes sandboxes out of namespaces.
 #[derive(Debug)]
 pub(super) struct Sandbox {
     program: PathBuf,
+    /// Bubblewrap, where that makes the namespaces and not `program` itself.
+    bubblewrap: Option<PathBuf>,
     settings: SandboxSettings,
     /// What makes control groups; `None` where limits are those of each process.
     groups: Option<Arc<Groups>>,
@@ -152,22 +180,11 @@ impl Sandbox {
                 shown.display()
             );
         }
-        let mut sandbox = Self { program: program.to_owned(), settings: settings.clone(), groups: None };
-        let mut probed = sandbox.probe(folder, None);
-        if settings.mode == SandboxMode::Auto
-            && settings.system_calls == SystemCalls::Filtered
-            && let Err(why) = &probed
-        {
-            // Without the filter is better than without a sandbox.
-            let why = format!("{why:#}");
-            sandbox.settings.system_calls = SystemCalls::All;
-            probed = sandbox.probe(folder, None);
-            if probed.is_ok() {
-                tracing::warn!(why, "system calls of native actions cannot be filtered here");
+        match Self::first_of(settings, program, folder) {
+            Ok(sandbox) => {
+                tracing::info!(backend = sandbox.backend(), "native actions run in sandboxes");
+                sandbox.with_groups(folder).map(Some)
             }
-        }
-        match probed {
-            Ok(()) => sandbox.with_groups(folder).map(Some),
             Err(why) if settings.mode == SandboxMode::Require => {
                 Err(why.context("worker.sandbox.mode is \"require\", and no sandbox can be made here"))
             }
@@ -180,6 +197,43 @@ impl Sandbox {
                 without()
             }
         }
+    }
+
+    /// The best that can be made here.
+    fn first_of(settings: &SandboxSettings, program: &Path, folder: &Path) -> anyhow::Result<Self> {
+        let own = (settings.backend != SandboxBackend::Bubblewrap).then_some(None);
+        let bubblewrap = || tool::find(BUBBLEWRAP, std::env::var("PATH").ok().as_deref(), Path::new("/"));
+        let bubblewrap = match settings.backend {
+            SandboxBackend::Own => None,
+            SandboxBackend::Auto => bubblewrap().ok().map(Some),
+            SandboxBackend::Bubblewrap => Some(Some(bubblewrap().map_err(|why| {
+                anyhow::anyhow!("worker.sandbox.backend is \"bubblewrap\": {BUBBLEWRAP}: {why}")
+            })?)),
+        };
+        let makers = || own.iter().cloned().chain(bubblewrap.clone());
+        let attempt = |bubblewrap, system_calls| {
+            let settings = SandboxSettings { system_calls, ..settings.clone() };
+            let sandbox = Self { program: program.to_owned(), bubblewrap, settings, groups: None };
+            sandbox.probe(folder, None).map_err(|why| why.context(sandbox.backend())).map(|()| sandbox)
+        };
+        let mut refusals = Vec::new();
+        for maker in makers() {
+            match attempt(maker, settings.system_calls) {
+                Ok(sandbox) => return Ok(sandbox),
+                Err(why) => refusals.push(format!("{why:#}")),
+            }
+        }
+        let why = refusals.join("; ");
+        if settings.mode == SandboxMode::Auto && settings.system_calls == SystemCalls::Filtered {
+            // Without the filter is better than without a sandbox.
+            for maker in makers() {
+                if let Ok(sandbox) = attempt(maker, SystemCalls::All) {
+                    tracing::warn!(why, "system calls of native actions cannot be filtered here");
+                    return Ok(sandbox);
+                }
+            }
+        }
+        Err(anyhow::anyhow!(why))
     }
 
     /// Finds out, by making one, whether there can be control groups.
@@ -230,12 +284,24 @@ impl Sandbox {
 
     fn group_limits(&self) -> GroupLimits {
         let SandboxSettings { memory_bytes_max, processes_max, cpus_max, .. } = self.settings;
+        let own = OWN_PROCESSES + if self.bubblewrap.is_some() { BUBBLEWRAP_PROCESSES } else { 0 };
+        let processes_max = processes_max.saturating_add(own);
         GroupLimits { memory_bytes_max, processes_max, cpus_max }
     }
 
     /// Whether actions are refused system calls.
     pub(super) fn is_filtered(&self) -> bool {
         self.settings.system_calls == SystemCalls::Filtered
+    }
+
+    /// The name of what makes the namespaces.
+    pub(super) fn backend(&self) -> &'static str {
+        if self.bubblewrap.is_some() { "bubblewrap" } else { "own" }
+    }
+
+    /// Whether the input root may be the whole system. Bubblewrap runs a program of the machine inside first.
+    pub(super) fn can_change_root(&self) -> bool {
+        self.bubblewrap.is_none()
     }
 
     /// Whether actions are bounded as a whole.
@@ -250,12 +316,7 @@ impl Sandbox {
         let (mut ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_read_timeout(Some(PROBE_TIME_MAX))?;
         let mut process = std::process::Command::new(&self.program);
-        process
-            .arg("run-native")
-            .env_clear()
-            .envs(ALLOCATOR_SETTINGS)
-            .current_dir("/")
-            .stdin(OwnedFd::from(theirs));
+        process.arg("run-native").env_clear().current_dir("/").stdin(OwnedFd::from(theirs));
         let mut process = process
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -288,6 +349,7 @@ impl Sandbox {
             // A group also says how often it refused one.
             processes_max: if group.is_some() { 0 } else { settings.processes_max },
             all_system_calls: settings.system_calls == SystemCalls::All,
+            bubblewrap: self.bubblewrap.as_deref().map(bytes).unwrap_or_default(),
             cpu_seconds_max: settings.cpu_max.map_or(0, |max| max.as_secs()),
             ..Request::default()
         }
@@ -315,12 +377,7 @@ impl Sandbox {
         let theirs = theirs.into_std().and_then(|socket| socket.set_nonblocking(false).map(|()| socket));
         let theirs = OwnedFd::from(theirs.map_err(Failure::io("make a socket"))?);
         let mut command = Command::new(&self.program);
-        command
-            .arg("run-native")
-            .env_clear()
-            .envs(ALLOCATOR_SETTINGS)
-            .current_dir("/")
-            .stdin(Stdio::from(theirs));
+        command.arg("run-native").env_clear().current_dir("/").stdin(Stdio::from(theirs));
         Ok(Prepared { command, ears: Some(Ears { socket, request, _tmp: tmp }), group })
     }
 }

@@ -2,10 +2,11 @@
 
 use std::ffi::{CString, OsStr};
 use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use libc::{c_int, c_ulong};
+use libc::{c_int, c_uint, c_ulong};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What a system call returned, as a result that says which call it was.
@@ -52,6 +53,18 @@ pub(super) fn restrict(target: &Path, rights: u64) -> io::Result<()> {
         )
     };
     check(&format!("mount_setattr {}", target.display()), changed).map(drop)
+}
+
+/// Makes a mount that is nowhere out of one that is somewhere, and returns its uppermost folder.
+pub(super) fn clone_mount(target: &Path) -> io::Result<OwnedFd> {
+    let path = c_string(target)?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: the path lives until the call returns.
+    let opened = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    let opened = check(&format!("open_tree {}", target.display()), opened)?;
+    let opened = c_int::try_from(opened).map_err(io::Error::other)?;
+    // SAFETY: the call has just made it.
+    Ok(unsafe { OwnedFd::from_raw_fd(opened) })
 }
 
 /// Makes `new` the root, and puts the old one at `old`.
@@ -125,6 +138,28 @@ pub(super) fn loopback_up() -> io::Result<()> {
         libc::close(socket as c_int);
         up.map(drop)
     }
+}
+
+/// Closes all descriptors but the standard streams when this process executes a program.
+pub(super) fn close_when_executing() -> io::Result<()> {
+    let flag = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: takes numbers.
+    let marked = unsafe { libc::syscall(libc::SYS_close_range, 3, c_uint::MAX, flag) };
+    check("close_range", marked).map(drop)
+}
+
+/// Ends this process when the one that started it ends.
+pub(super) fn end_with_parent() -> io::Result<()> {
+    // SAFETY: takes numbers.
+    check("prctl", unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }.into()).map(drop)
+}
+
+/// Whether nobody has the other end of a pipe any more.
+pub(super) fn is_hung_up(descriptor: c_int) -> io::Result<bool> {
+    let mut wanted = libc::pollfd { fd: descriptor, events: libc::POLLIN, revents: 0 };
+    // SAFETY: the one entry lives until the call returns, which is at once.
+    check("poll", unsafe { libc::poll(&raw mut wanted, 1, 0) }.into())?;
+    Ok(wanted.revents & libc::POLLHUP != 0)
 }
 
 /// What happened first.

@@ -43,6 +43,9 @@ pub(super) struct Request {
     /// The file of the control group to join; empty for none.
     #[prost(bytes = "vec", tag = "14")]
     pub(super) group: Vec<u8>,
+    /// Path of the program that makes the namespaces; empty for this one itself.
+    #[prost(bytes = "vec", tag = "15")]
+    pub(super) bubblewrap: Vec<u8>,
 }
 
 /// How it ended.

@@ -98,6 +98,16 @@ impl WasmExecutor {
         InputTree::new(Arc::clone(&self.inputs), root)
     }
 
+    /// What the input trees of all actions are read through.
+    pub(crate) fn inputs(&self) -> Arc<Inputs> {
+        Arc::clone(&self.inputs)
+    }
+
+    /// Says whether there is machine code of a module, for as long as it is asked.
+    pub(crate) fn code_finder(&self) -> Box<dyn Fn(&Digest) -> bool + Send + Sync> {
+        self.modules.finder()
+    }
+
     /// Runs a module over an empty input root with nothing around it, to measure what that costs.
     #[doc(hidden)]
     pub async fn run_bare(&self, module: &Digest, spill_folder: &Path) -> Result<Outcome, Failure> {
@@ -196,7 +206,11 @@ fn tool_path(working_directory: &RelPath, name: &str) -> Result<RelPath, wardian
 }
 
 /// Where argv[0] may be: its path, or for a bare name each folder of PATH, then the working directory.
-fn candidates(working_directory: &RelPath, name: &str, environment: &[(String, String)]) -> Vec<RelPath> {
+pub(crate) fn candidates(
+    working_directory: &RelPath,
+    name: &str,
+    environment: &[(String, String)],
+) -> Vec<RelPath> {
     if name.contains('/') {
         return tool_path(working_directory, name).into_iter().collect();
     }

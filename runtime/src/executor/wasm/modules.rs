@@ -148,7 +148,13 @@ impl Modules {
 
     /// Whether machine code of the module is in memory or on the disk, so that it is a module for certain.
     pub(super) fn knows(&self, module: &Digest, tier: Option<Tier>) -> bool {
-        self.shared.loaded(module, tier).is_some() || !self.shared.on_disk(module, tier).is_empty()
+        self.shared.knows(module, tier)
+    }
+
+    /// Asks [`knows`](Self::knows) of any tier for somebody else.
+    pub(super) fn finder(&self) -> Box<dyn Fn(&Digest) -> bool + Send + Sync> {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move |module| shared.knows(module, None))
     }
 
     /// What a module that is not [known](Self::knows) waits for.
@@ -190,6 +196,10 @@ impl Drop for Modules {
 impl Common {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code that holds this lock panics")
+    }
+
+    fn knows(&self, module: &Digest, tier: Option<Tier>) -> bool {
+        self.loaded(module, tier).is_some() || !self.on_disk(module, tier).is_empty()
     }
 
     fn loaded(&self, module: &Digest, tier: Option<Tier>) -> Option<Ready> {

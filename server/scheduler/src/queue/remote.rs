@@ -46,6 +46,11 @@ impl LocalQueue {
         self.update(|inner| inner.state.drain(Instant::now(), worker, draining))
     }
 
+    /// Gives a worker nothing for now, or something again; false when there is none of that name.
+    pub fn pause_worker(&self, worker: WorkerId, paused: bool) -> bool {
+        self.update(|inner| inner.state.pause_worker(Instant::now(), worker, paused))
+    }
+
     /// Takes a worker away; what it has is queued again.
     pub fn remove_worker(&self, worker: WorkerId, loss: &Loss) {
         self.update(|inner| inner.state.remove_worker(Instant::now(), worker, loss));

@@ -133,7 +133,7 @@ impl Scheduler {
     pub fn forget_questions(&mut self, now: Instant, worker: WorkerId) {
         let Some(entry) = self.workers.get_mut(&worker) else { return };
         entry.ahead.questions.clear();
-        let is_draining = entry.takes_work().is_none();
+        let is_draining = !entry.takes_work();
         for id in entry.ahead.runs.clone() {
             if let Some(question @ Question::Asked { .. }) = self.runs[&id].question() {
                 self.answered(worker, id, question);

@@ -180,7 +180,7 @@ impl Scheduler {
     /// What a worker finds when it looks.
     pub(super) fn choice(&self, now: Instant, worker: WorkerId) -> Choice {
         let Some(entry) = self.workers.get(&worker) else { return Choice::Nothing };
-        if self.paused || self.is_settling(now) || entry.takes_work().is_none() {
+        if self.paused || self.is_settling(now) || !entry.takes_work() {
             return Choice::Nothing;
         }
         if entry.free_slots() == 0 {
@@ -238,7 +238,7 @@ impl Scheduler {
 impl Worker {
     /// What it is ready for. One that takes no work, or that nobody listens for, is ready for nothing.
     pub(super) fn readiness(&self) -> Ready {
-        if self.takes_work().is_none() || self.absent {
+        if !self.takes_work() || self.absent {
             return Ready::default();
         }
         let free = self.free_slots() > 0;

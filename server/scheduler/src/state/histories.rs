@@ -45,6 +45,7 @@ enum Step {
     Reconnect(u8),
     Lose(u8),
     Drain(u8, bool),
+    PauseWorker(u8, bool),
     Assign(u8),
     /// Whoever was called looks, and so do those that are called then.
     Answer,
@@ -84,6 +85,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Reconnect),
         1 => any::<u8>().prop_map(Step::Lose),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(worker, on)| Step::Drain(worker, on)),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(worker, on)| Step::PauseWorker(worker, on)),
         8 => any::<u8>().prop_map(Step::Assign),
         6 => Just(Step::Answer),
         1 => any::<u8>().prop_map(Step::Absent),
@@ -436,6 +438,11 @@ impl World {
                     assert!(self.scheduler.drain(self.now, worker, *on));
                 }
             }
+            Step::PauseWorker(number, on) => {
+                if let Some(worker) = pick(&self.workers, *number) {
+                    assert!(self.scheduler.pause_worker(self.now, worker, *on));
+                }
+            }
             Step::Assign(number) => {
                 if let Some(worker) = pick(&self.workers, *number) {
                     self.assign(worker);
@@ -493,6 +500,7 @@ impl World {
         self.scheduler.pause(self.now, false);
         for worker in self.workers.clone() {
             self.scheduler.drain(self.now, worker, false);
+            self.scheduler.pause_worker(self.now, worker, false);
         }
         self.join(true, 2, 1, false);
         for _ in 0..1_000 {

@@ -43,6 +43,27 @@ fn each_run_waits_as_long_as_it_was_told_for_a_worker_to_join() {
 }
 
 #[test]
+fn what_only_a_paused_worker_can_serve_waits_for_it() {
+    let mut story = Story::new(SchedulerLimits::default(), &[]);
+    let worker = story.s.add_worker(linux(1));
+    let (before, meanwhile) = (story.job("", ""), story.job("", ""));
+    let before = story.submit(before);
+    assert!(story.s.pause_worker(story.now, worker, true));
+    // Also when there is no grace for platforms that nobody has.
+    let meanwhile = story.submit(meanwhile);
+    assert!(story.s.assign(story.now, worker).is_none());
+    story.now += seconds(3600);
+    story.s.tick(story.now);
+    for operation in [&before, &meanwhile] {
+        assert_eq!(story.reason(operation), "all 1 workers that can run it are paused");
+    }
+    let other = story.s.add_worker(linux(1));
+    assert!(story.s.assign(story.now, other).is_some());
+    assert!(story.s.pause_worker(story.now, worker, false));
+    assert!(story.s.assign(story.now, worker).is_some());
+}
+
+#[test]
 fn what_no_worker_was_able_to_do_may_be_sent_again() {
     let mut story = Story::new(SchedulerLimits::default(), &[]);
     let worker = story.s.add_worker(linux(1));

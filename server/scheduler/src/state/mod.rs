@@ -126,7 +126,7 @@ impl Scheduler {
             ClassKey { platform: job.platform.demands(), memory: job.memory_bytes, avoid: Vec::new() };
         let why = match self.classes.is_served(&class) {
             true => None,
-            false => unsatisfiable(&job.platform, self.workers.values().filter_map(Worker::takes_work)),
+            false => unsatisfiable(&job.platform, self.workers.values().filter_map(Worker::offers)),
         };
         if let Some(why) = why.clone().filter(|_| self.limits.worker_grace.is_zero()) {
             return Err(why.into());
@@ -346,7 +346,7 @@ impl Scheduler {
         for id in runs {
             let run = &self.runs[&id];
             let why = reasons.entry(run.place.class).or_insert_with(|| {
-                let offers = self.workers.values().filter_map(Worker::takes_work);
+                let offers = self.workers.values().filter_map(Worker::offers);
                 let why = unsatisfiable(&run.job.platform, offers);
                 why.map_or_else(|| "no worker takes it".to_owned(), |why| why.to_string())
             });

@@ -68,7 +68,8 @@ pub enum WaitReason {
     TenantMemory { bytes: u64, limit: u64 },
     Memory { bytes: u64, most_free: u64 },
     Ahead { worker: String },
-    Busy { workers: usize, slots: usize, queued: usize },
+    WorkersPaused { workers: usize },
+    Busy { workers: usize, queued: usize },
 }
 
 impl fmt::Display for WaitReason {
@@ -90,10 +91,13 @@ impl fmt::Display for WaitReason {
                 write!(f, "needs {bytes} bytes of memory; no worker has more than {most_free} free")
             }
             Self::Ahead { worker } => write!(f, "given to worker {worker}, which is busy"),
-            Self::Busy { workers, slots, queued } => {
+            Self::WorkersPaused { workers } => {
+                write!(f, "all {workers} workers that can run it are paused")
+            }
+            Self::Busy { workers, queued } => {
                 write!(
                     f,
-                    "all {slots} slots of the {workers} workers that can run it are taken; {queued} such actions wait"
+                    "all slots of the {workers} workers that can run it are taken; {queued} such actions wait"
                 )
             }
         }

@@ -95,7 +95,7 @@ impl Story {
         }
     }
 
-    fn reason(&self, operation: &OperationName) -> String {
+    pub(super) fn reason(&self, operation: &OperationName) -> String {
         self.s.waiting(operation).expect("it waits").reason.to_string()
     }
 }

@@ -6,7 +6,7 @@ use super::Scheduler;
 use super::operations::Op;
 use super::run::{WaitReason, Waiting};
 use super::workers::Worker;
-use crate::job::{OperationName, WorkerId};
+use crate::job::OperationName;
 use crate::platform::unsatisfiable;
 
 impl Scheduler {
@@ -20,26 +20,24 @@ impl Scheduler {
             return Some(Waiting { since: run.queued_at, reason, attempts: run.attempts.clone() });
         }
         let class = self.classes.get(run.place.class);
-        let able = || class.workers.iter().map(|id: &WorkerId| &self.workers[id]);
         let reason = if self.paused {
             WaitReason::Paused
         } else if self.settling_until.is_some() {
             WaitReason::Settling
         } else if class.workers.is_empty() {
-            let offers = self.workers.values().filter_map(Worker::takes_work);
+            let offers = self.workers.values().filter_map(Worker::offers);
             let why = unsatisfiable(&run.job.platform, offers);
             WaitReason::NoWorker { why: why.map_or_else(String::new, |why| why.to_string()) }
         } else if let Some(reason) = self.tenant_limit(&run.place.tenant, run.place.memory) {
             reason
-        } else if able().any(|worker| worker.free_slots() > 0) {
-            let most_free = able().map(Worker::free_memory).max().unwrap_or(0);
+        } else if let Some(most_free) = class.free.iter().map(|id| self.workers[id].free_memory()).max() {
             WaitReason::Memory { bytes: run.place.memory, most_free }
+        } else if !class.workers.iter().any(|id| self.workers[id].takes_work()) {
+            WaitReason::WorkersPaused { workers: class.workers.len() }
         } else {
-            WaitReason::Busy {
-                workers: class.workers.len(),
-                slots: able().map(|worker| worker.offer.slots).sum(),
-                queued: self.queue.len_of(run.place.class),
-            }
+            // No more than this: everybody who waits asks, and there may be thousands of workers.
+            let queued = self.queue.len_of(run.place.class);
+            WaitReason::Busy { workers: class.workers.len(), queued }
         };
         Some(Waiting { since: run.queued_at, reason, attempts: run.attempts.clone() })
     }

@@ -32,6 +32,8 @@ pub(super) struct Worker {
     pub(super) memory_used: u64,
     /// It finishes what it has and gets nothing more.
     draining: bool,
+    /// It gets nothing until it is told otherwise.
+    paused: bool,
     /// It looked, found nothing, and waits to be called.
     pub(super) asleep: bool,
     /// Nobody listens on its behalf.
@@ -57,12 +59,19 @@ pub struct WorkerView {
     pub memory_used: u64,
     /// It gets nothing more.
     pub draining: bool,
+    /// It gets nothing for now.
+    pub paused: bool,
 }
 
 impl Worker {
     /// What it offers, if it can be given something at all, now or later.
-    pub(super) fn takes_work(&self) -> Option<&Offer> {
+    pub(super) fn offers(&self) -> Option<&Offer> {
         (!self.draining && self.offer.slots > 0).then_some(&self.offer)
+    }
+
+    /// Whether it can be given something as it is now.
+    pub(super) fn takes_work(&self) -> bool {
+        self.offers().is_some() && !self.paused
     }
 
     /// How many of its runs have a slot.
@@ -77,7 +86,7 @@ impl Worker {
 
     /// How much it may be given ahead: nothing as long as a slot is free, kept or not.
     pub(super) fn room_ahead(&self) -> usize {
-        if self.runs.len() < self.offer.slots || self.takes_work().is_none() {
+        if self.runs.len() < self.offer.slots || !self.takes_work() {
             return 0;
         }
         (self.offer.slots + self.offer.ahead).saturating_sub(self.runs.len())
@@ -89,7 +98,7 @@ impl Worker {
     }
 
     fn candidate(&self, id: WorkerId) -> Option<Candidate<'_>> {
-        Some(Candidate { id, offer: self.takes_work()?, ready: self.ready })
+        Some(Candidate { id, offer: self.offers()?, ready: self.ready })
     }
 
     /// Whether a run fits beside those it has. One that could never fit may run alone.
@@ -113,6 +122,7 @@ impl Scheduler {
             ahead: Ahead::default(),
             memory_used: 0,
             draining: false,
+            paused: false,
             asleep: false,
             absent: false,
             ready: Ready::default(),
@@ -139,15 +149,29 @@ impl Scheduler {
     pub fn drain(&mut self, now: Instant, worker: WorkerId, draining: bool) -> bool {
         let Some(entry) = self.workers.get_mut(&worker) else { return false };
         entry.draining = draining;
+        self.takes_other(now, worker);
+        true
+    }
+
+    /// Gives a worker nothing for now, or something again; false when there is none of that name. What only it can serve
+    /// waits for it meanwhile. What it has not begun it is asked to give back.
+    pub fn pause_worker(&mut self, now: Instant, worker: WorkerId, paused: bool) -> bool {
+        let Some(entry) = self.workers.get_mut(&worker) else { return false };
+        entry.paused = paused;
+        self.takes_other(now, worker);
+        true
+    }
+
+    fn takes_other(&mut self, now: Instant, worker: WorkerId) {
         self.stirred.tell(worker);
-        self.kept_free.retain(|_, kept| !draining || *kept != worker);
+        let takes_work = self.workers[&worker].takes_work();
+        self.kept_free.retain(|_, kept| takes_work || *kept != worker);
         self.worker_changed(worker);
-        if draining {
+        if !takes_work {
             self.ask_for_all(now, worker);
         }
         self.note_unserved(now);
         self.check();
-        true
     }
 
     /// Removes a worker. What it had is queued again at its old place, for another worker if there is one, or ends
@@ -299,9 +323,7 @@ impl Scheduler {
         let (fits, phase) = match holding {
             Holding::Ended => (true, Phase::Ended),
             Holding::Begun => (at.runs.iter().filter(has_slot).count() < at.offer.slots, Phase::Begun),
-            Holding::Waiting => {
-                (at.takes_work().is_some() && at.runs.len() < all, Phase::Ahead(Question::None))
-            }
+            Holding::Waiting => (at.takes_work() && at.runs.len() < all, Phase::Ahead(Question::None)),
         };
         if !fits || (holding != Holding::Ended && !at.has_room(entry.place.memory)) {
             return false;
@@ -365,6 +387,7 @@ impl Scheduler {
             ahead: worker.ahead.runs.len(),
             memory_used: worker.memory_used,
             draining: worker.draining,
+            paused: worker.paused,
         })
     }
 

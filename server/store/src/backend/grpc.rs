@@ -31,6 +31,9 @@ use crate::{BlobStore, BlobStream, ByteRange, Pin, StoreError, Upload};
 /// Room in a batch message for what comes beside the blobs' bytes: digests, statuses, framing.
 const MESSAGE_OVERHEAD_BYTES: usize = 1 << 20;
 
+/// Batches of one read that are under way at once.
+const BATCHES_AT_ONCE_MAX: usize = 4;
+
 /// Smallest limit for a received message: what gRPC programs expect of each other by default.
 const MESSAGE_BYTES_MIN: usize = 4 << 20;
 
@@ -210,11 +213,16 @@ impl GrpcStore {
             let last = groups.len() - 1;
             groups[last].push(digest, ());
         }
-        for group in groups.iter().filter(|group| !group.members.is_empty()) {
-            let members: Vec<Digest> = group.members.iter().map(|(digest, ())| *digest).collect();
+        let reads = groups.into_iter().filter(|group| !group.members.is_empty()).map(|group| async move {
+            let members: Vec<Digest> = group.members.into_iter().map(|(digest, ())| digest).collect();
             let read = self.read_group(&members).await;
-            outcomes.extend(members.into_iter().zip(read));
+            members.into_iter().zip(read)
+        });
+        let mut reads = futures::stream::iter(reads).buffer_unordered(BATCHES_AT_ONCE_MAX);
+        while let Some(read) = reads.next().await {
+            outcomes.extend(read);
         }
+        drop(reads);
         outcomes
     }
 
@@ -325,7 +333,7 @@ impl BlobStore for GrpcStore {
         let outcome = |digest: &Digest| match outcomes.get(digest) {
             None => Ok(Bytes::new()),
             Some(Ok(data)) => Ok(data.clone()),
-            Some(Err(error)) => Err(same(error)),
+            Some(Err(error)) => Err(error.again()),
         };
         digests.iter().map(outcome).collect()
     }
@@ -393,17 +401,5 @@ fn not_found(digest: &Digest, status: Status) -> StoreError {
     match status.code() {
         Code::NotFound => StoreError::NotFound(*digest),
         _ => StoreError::Remote(status),
-    }
-}
-
-/// The failure of a blob that was asked for twice, once more.
-fn same(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::NotFound(digest) => StoreError::NotFound(*digest),
-        StoreError::Mismatch { expected, actual } => {
-            StoreError::Mismatch { expected: *expected, actual: *actual }
-        }
-        StoreError::Remote(status) => StoreError::Remote(status.clone()),
-        other => StoreError::Damaged(other.to_string()),
     }
 }

@@ -1,6 +1,7 @@
 //! Stores over stores: each changes one thing and forwards the rest.
 
 mod existence;
+mod flights;
 mod handed;
 mod metered;
 mod meters;

@@ -4,8 +4,11 @@
 //! succeeded when it has taken it. The near store may lose anything at any moment, and may refuse
 //! whatever it likes: that costs a read from afar and nothing else. A blob that only the near store
 //! still has is reported missing and can be read all the same, for digests name contents.
+//!
+//! What several read at once comes from afar once (`flights.rs`): small blobs always, larger ones as far as
+//! `joined_bytes_max` says. These are near before the first of their bytes is handed out.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +20,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use wardian_proto::Digest;
 
+use super::flights::{Flights, Landed};
+use crate::blob_store::distinct_non_empty;
 use crate::{BlobStore, BlobStream, ByteRange, Pin, StoreError, Upload};
 
 /// Blobs up to this size are held in memory on their way; larger ones go by in pieces.
@@ -28,8 +33,13 @@ const PIECES_WAITING_MAX: usize = 4;
 /// A near store over a far one.
 pub struct Tiered<N, F> {
     near: Arc<N>,
-    far: F,
+    far: Arc<F>,
     copying: Arc<Copying>,
+    /// Blobs that are held in memory on their way.
+    small: Arc<Flights<Bytes>>,
+    /// Larger ones, which go into the near store.
+    large: Arc<Flights<()>>,
+    joined_bytes_max: u64,
 }
 
 /// The large blobs that are on their way into the near store: each once.
@@ -59,7 +69,65 @@ impl Drop for Listed {
 impl<N: BlobStore, F: BlobStore> Tiered<N, F> {
     /// Keeps in `near` what goes to and comes from `far`.
     pub fn new(near: N, far: F) -> Self {
-        Self { near: Arc::new(near), far, copying: Arc::default() }
+        Self {
+            near: Arc::new(near),
+            far: Arc::new(far),
+            copying: Arc::default(),
+            small: Arc::default(),
+            large: Arc::default(),
+            joined_bytes_max: WHOLE_BYTES_MAX,
+        }
+    }
+
+    /// Brings whole blobs up to this size near before they are read, so that readers can wait for one another. It is for
+    /// those who need a blob whole anyway: the first bytes come when the last are near.
+    #[must_use]
+    pub fn joining(self, joined_bytes_max: u64) -> Self {
+        Self { joined_bytes_max, ..self }
+    }
+
+    /// Reads distinct blobs from afar into memory and keeps them near.
+    async fn fetch(&self, digests: &[Digest]) -> Vec<Result<Bytes, StoreError>> {
+        let (near, far) = (Arc::clone(&self.near), Arc::clone(&self.far));
+        let fetch = |wanted: Vec<Digest>| async move {
+            // Whoever fetched them last may have ended since they were looked for.
+            let mut landed: Landed<Bytes> = HashMap::with_capacity(wanted.len());
+            let found = near.get_batch(&wanted).await;
+            landed.extend(wanted.iter().copied().zip(found).filter(|(_, outcome)| outcome.is_ok()));
+            let absent: Vec<Digest> =
+                wanted.into_iter().filter(|digest| !landed.contains_key(digest)).collect();
+            let fetched = far.get_batch(&absent).await;
+            let kept = absent.iter().zip(&fetched);
+            let kept = kept.filter_map(|(digest, outcome)| Some((*digest, outcome.as_ref().ok()?.clone())));
+            keep(&*near, kept.collect()).await;
+            landed.extend(absent.into_iter().zip(fetched));
+            landed
+        };
+        self.small.bring(digests, fetch).await
+    }
+
+    /// Brings a large blob near. That it is not there afterwards means that the near store did not take it.
+    async fn bring_near(&self, digest: &Digest) -> Result<(), StoreError> {
+        let (near, far) = (Arc::clone(&self.near), Arc::clone(&self.far));
+        let fetch = |wanted: Vec<Digest>| async move {
+            let mut landed: Landed<()> = HashMap::new();
+            for digest in wanted {
+                let outcome = match near.find_missing(&[digest]).await.is_ok_and(|missing| missing.is_empty())
+                {
+                    true => Ok(()),
+                    false => match far.read(&digest, ByteRange::default()).await {
+                        Ok(pieces) => {
+                            note_failure(&near.put(Upload::stream(digest, pieces)).await);
+                            Ok(())
+                        }
+                        Err(error) => Err(error),
+                    },
+                };
+                landed.insert(digest, outcome);
+            }
+            landed
+        };
+        self.large.bring(&[*digest], fetch).await.pop().expect("one outcome for one digest")
     }
 
     /// Passes pieces on, and into the near store at the same pace. Nothing is kept of pieces that break off.
@@ -88,15 +156,15 @@ impl<N: BlobStore, F: BlobStore> Tiered<N, F> {
         };
         futures::stream::unfold((pieces, Some(sender)), pass_on).boxed()
     }
+}
 
-    /// Keeps blobs that the far store has.
-    async fn keep(&self, blobs: Vec<(Digest, Bytes)>) {
-        if blobs.is_empty() {
-            return;
-        }
-        let uploads = blobs.into_iter().map(|(digest, data)| Upload::bytes(digest, data)).collect();
-        self.near.put_batch(uploads).await.iter().for_each(note_failure);
+/// Keeps blobs that the far store has.
+async fn keep(near: &impl BlobStore, blobs: Vec<(Digest, Bytes)>) {
+    if blobs.is_empty() {
+        return;
     }
+    let uploads = blobs.into_iter().map(|(digest, data)| Upload::bytes(digest, data)).collect();
+    near.put_batch(uploads).await.iter().for_each(note_failure);
 }
 
 /// What the near store does not take is not worth more than a line in the log.
@@ -153,17 +221,29 @@ impl<N: BlobStore, F: BlobStore> BlobStore for Tiered<N, F> {
             }
             outcomes[place] = outcome;
         }
-        self.keep(stored).await;
+        keep(&*self.near, stored).await;
         outcomes
     }
 
     async fn read(&self, digest: &Digest, range: ByteRange) -> Result<BlobStream, StoreError> {
-        let (_, length) = range.within(digest)?;
+        let (offset, length) = range.within(digest)?;
         if let Ok(pieces) = self.near.read(digest, range).await {
             return Ok(pieces);
         }
+        let is_whole = length == digest.size();
+        if digest.size() <= WHOLE_BYTES_MAX {
+            let blob = self.fetch(&[*digest]).await.pop().expect("one outcome for one digest")?;
+            let (start, end) = (offset as usize, (offset + length) as usize);
+            return Ok(futures::stream::iter([Ok(blob.slice(start..end))]).boxed());
+        }
+        if (is_whole && digest.size() <= self.joined_bytes_max) || self.large.has(digest) {
+            self.bring_near(digest).await?;
+            if let Ok(pieces) = self.near.read(digest, range).await {
+                return Ok(pieces);
+            }
+        }
         let pieces = self.far.read(digest, range).await?;
-        Ok(if length == digest.size() { self.copied(*digest, pieces) } else { pieces })
+        Ok(if is_whole { self.copied(*digest, pieces) } else { pieces })
     }
 
     async fn get_batch(&self, digests: &[Digest]) -> Vec<Result<Bytes, StoreError>> {
@@ -173,14 +253,15 @@ impl<N: BlobStore, F: BlobStore> BlobStore for Tiered<N, F> {
             return outcomes;
         }
         let asked: Vec<Digest> = absent.iter().map(|place| digests[*place]).collect();
-        let mut fetched = Vec::new();
-        for ((place, digest), outcome) in absent.iter().zip(&asked).zip(self.far.get_batch(&asked).await) {
-            if let Ok(data) = &outcome {
-                fetched.push((*digest, data.clone()));
-            }
-            outcomes[*place] = outcome;
+        let asked = distinct_non_empty(&asked);
+        let fetched: HashMap<Digest, _> = asked.iter().copied().zip(self.fetch(&asked).await).collect();
+        for place in absent {
+            outcomes[place] = match fetched.get(&digests[place]) {
+                Some(Ok(data)) => Ok(data.clone()),
+                Some(Err(error)) => Err(error.again()),
+                None => Ok(Bytes::new()),
+            };
         }
-        self.keep(fetched).await;
         outcomes
     }
 

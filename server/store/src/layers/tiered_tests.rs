@@ -1,5 +1,7 @@
 //! The far store decides, the near one only helps.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use wardian_proto::DigestFunction;
 
 use super::*;
@@ -15,8 +17,63 @@ fn blob(size: usize) -> (Digest, Bytes) {
     (DigestFunction::Sha256.digest(&data), data.into())
 }
 
+/// A store that answers late, and not at all while it is away.
+struct Distant {
+    inner: Arc<MemoryStore>,
+    is_away: Arc<AtomicBool>,
+}
+
+impl Distant {
+    /// Lets everybody else ask meanwhile.
+    async fn travel(&self) -> Result<(), StoreError> {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        match self.is_away.load(Ordering::SeqCst) {
+            true => Err(StoreError::Remote(tonic::Status::unavailable("away"))),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for Distant {
+    async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        self.inner.find_missing(digests).await
+    }
+
+    fn lease(&self) -> Duration {
+        self.inner.lease()
+    }
+
+    async fn pin(&self, digests: &[Digest]) -> Result<(Pin, Vec<Digest>), StoreError> {
+        self.inner.pin(digests).await
+    }
+
+    async fn put(&self, upload: Upload) -> Result<(), StoreError> {
+        self.inner.put(upload).await
+    }
+
+    async fn put_batch(&self, uploads: Vec<Upload>) -> Vec<Result<(), StoreError>> {
+        self.inner.put_batch(uploads).await
+    }
+
+    async fn read(&self, digest: &Digest, range: ByteRange) -> Result<BlobStream, StoreError> {
+        self.travel().await?;
+        self.inner.read(digest, range).await
+    }
+
+    async fn get_batch(&self, digests: &[Digest]) -> Vec<Result<Bytes, StoreError>> {
+        match self.travel().await {
+            Ok(()) => self.inner.get_batch(digests).await,
+            Err(error) => digests.iter().map(|_| Err(error.again())).collect(),
+        }
+    }
+}
+
 struct Fixture {
-    store: Tiered<Arc<MemoryStore>, Metered<Arc<MemoryStore>>>,
+    is_away: Arc<AtomicBool>,
+    store: Tiered<Arc<MemoryStore>, Metered<Distant>>,
     near: Arc<MemoryStore>,
     far: Arc<MemoryStore>,
     far_meters: Arc<Meters>,
@@ -25,8 +82,10 @@ struct Fixture {
 fn fixture(near_bytes_max: u64) -> Fixture {
     let (near, far) = (Arc::new(MemoryStore::new(near_bytes_max)), Arc::new(MemoryStore::new(1 << 30)));
     let far_meters = Arc::new(Meters::default());
-    let metered = Metered::new(Arc::clone(&far), Arc::clone(&far_meters));
-    Fixture { store: Tiered::new(Arc::clone(&near), metered), near, far, far_meters }
+    let is_away = Arc::<AtomicBool>::default();
+    let distant = Distant { inner: Arc::clone(&far), is_away: Arc::clone(&is_away) };
+    let metered = Metered::new(distant, Arc::clone(&far_meters));
+    Fixture { store: Tiered::new(Arc::clone(&near), metered), near, far, far_meters, is_away }
 }
 
 impl Fixture {
@@ -158,4 +217,96 @@ async fn many_readers_of_one_blob_make_one_copy() {
         assert!(read.unwrap() == data);
     }
     assert!(f.is_near(digest).await);
+}
+
+/// A store that brings large blobs near for all who read them, as a worker's does.
+fn joining(near_bytes_max: u64) -> Fixture {
+    let f = fixture(near_bytes_max);
+    Fixture { store: f.store.joining(1 << 20), ..f }
+}
+
+#[tokio::test]
+async fn fifty_readers_at_once_make_one_read_from_afar() {
+    let f = joining(1 << 20);
+    for size in BOTH_WAYS {
+        let (digest, data) = f.put_far(size).await;
+        let before = f.read_from_afar();
+        let readers = (0..50).map(|_| whole(&f.store, &digest));
+        for read in futures::future::join_all(readers).await {
+            assert!(read.unwrap() == data);
+        }
+        assert_eq!(f.read_from_afar() - before, 1, "{size}");
+        assert!(f.is_near(digest).await);
+    }
+}
+
+#[tokio::test]
+async fn batches_share_what_they_have_in_common() {
+    let f = fixture(1 << 20);
+    let mut blobs = Vec::new();
+    for size in 1..10 {
+        blobs.push(f.put_far(size).await.0);
+    }
+    let (absent, _) = blob(999);
+    blobs.push(absent);
+    let (first, second) = tokio::join!(f.store.get_batch(&blobs[..6]), f.store.get_batch(&blobs[3..]));
+    assert_eq!(f.read_from_afar(), 10);
+    assert!(first.iter().all(Result::is_ok));
+    assert_eq!(second.iter().filter(|outcome| outcome.is_ok()).count(), 6);
+    assert!(matches!(second.last(), Some(Err(StoreError::NotFound(digest))) if *digest == absent));
+}
+
+#[tokio::test]
+async fn a_reader_that_gives_up_does_not_end_it_for_the_others() {
+    let f = joining(1 << 20);
+    for size in BOTH_WAYS {
+        let (digest, data) = f.put_far(size).await;
+        let before = f.read_from_afar();
+        let mut first = Box::pin(whole(&f.store, &digest));
+        assert!(futures::poll!(&mut first).is_pending());
+        let mut second = Box::pin(whole(&f.store, &digest));
+        assert!(futures::poll!(&mut second).is_pending());
+        drop(first);
+        assert!(second.await.unwrap() == data);
+        assert_eq!(f.read_from_afar() - before, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_reaches_all_who_wait_and_the_next_tries_again() {
+    let f = joining(1 << 20);
+    for size in BOTH_WAYS {
+        let (digest, data) = f.put_far(size).await;
+        f.is_away.store(true, Ordering::SeqCst);
+        let readers = (0..50).map(|_| whole(&f.store, &digest));
+        for read in futures::future::join_all(readers).await {
+            assert!(read.unwrap_err().is_unavailable());
+        }
+        f.is_away.store(false, Ordering::SeqCst);
+        assert!(whole(&f.store, &digest).await.unwrap() == data);
+    }
+}
+
+#[tokio::test]
+async fn parts_wait_for_a_blob_that_is_on_its_way() {
+    let f = joining(1 << 20);
+    let (digest, data) = f.put_far(700_000).await;
+    let part = ByteRange { offset: 5, limit: Some(100) };
+    let mut first = Box::pin(whole(&f.store, &digest));
+    assert!(futures::poll!(&mut first).is_pending());
+    let second = async { collect(f.store.read(&digest, part).await.unwrap()).await.unwrap() };
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.unwrap() == data && second == data.slice(5..105));
+    assert_eq!(f.read_from_afar(), 1);
+}
+
+#[tokio::test]
+async fn what_the_near_store_does_not_take_is_read_all_the_same() {
+    let f = joining(10);
+    let (digest, data) = f.put_far(700_000).await;
+    let readers = (0..3).map(|_| whole(&f.store, &digest));
+    for read in futures::future::join_all(readers).await {
+        assert!(read.unwrap() == data);
+    }
+    assert!(!f.is_near(digest).await);
 }

@@ -89,6 +89,9 @@ async fn a_server_that_was_stopped_for_longer_than_the_lease_loses_no_worker() {
     // Long enough for a worker that nobody hears of to be lost.
     tokio::time::sleep(2 * LEASE).await;
     fleet.until_connected(2).await;
+    let numbers = get(fleet.server.address, "/metrics").await;
+    let silent = "wardian_workers_gone_total{reason=\"silent\"} 0";
+    assert!(numbers.lines().any(|line| line == silent), "{numbers}");
     std::fs::write(&go, "").unwrap();
     let ended = following.ended().await.unwrap();
     assert_succeeded(&ended);

@@ -149,11 +149,14 @@ mod platform {
 
     use landlock::{ABI, Access as _, AccessFs, AccessNet, Ruleset, RulesetAttr as _, Scope};
 
+    use crate::executor::processes;
+
     /// The rights that are given up, as far as the kernel knows them.
     const RIGHTS: ABI = ABI::V6;
 
     /// When memory runs out on the machine, this process is the one to end; then no file, no network.
     pub(super) fn confine() -> io::Result<()> {
+        processes::ensure_one_thread()?;
         // Some containers have no /proc.
         let _ = fs::write("/proc/self/oom_score_adj", "1000");
         // An older kernel has fewer of these; the limits above hold all the same.

@@ -247,13 +247,15 @@ fn told(outcome: Outcome, stderr_told: usize) -> End {
 
 #[cfg(target_os = "linux")]
 mod platform {
+    use std::io;
     use std::path::Path;
-    use std::{fs, io};
 
     use landlock::{
         ABI, Access as _, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
         RulesetCreatedAttr as _, Scope,
     };
+
+    use crate::executor::processes;
 
     /// The rights that are given up, as far as the kernel knows them.
     const RIGHTS: ABI = ABI::V6;
@@ -261,8 +263,8 @@ mod platform {
     /// When memory runs out on the machine, this process goes before the worker; no network, and of the file
     /// system only what is below `root`: nothing there is ever executed or made a device.
     pub(super) fn confine(root: &Path) -> io::Result<()> {
-        // Some containers have no /proc.
-        let _ = fs::write("/proc/self/oom_score_adj", "500");
+        processes::ensure_one_thread()?;
+        processes::goes_first("self");
         let special = AccessFs::Execute
             | AccessFs::MakeChar
             | AccessFs::MakeBlock
