@@ -65,6 +65,13 @@ pub struct TenantPolicy {
     pub operations_max: Option<usize>,
 }
 
+impl TenantPolicy {
+    /// Whether what a tenant has running is bounded.
+    pub(crate) fn limits_running(&self) -> bool {
+        self.running_max.is_some() || self.memory_bytes_max.is_some()
+    }
+}
+
 impl Default for TenantPolicy {
     fn default() -> Self {
         Self { weight: 1, running_max: None, queued_max: None, memory_bytes_max: None, operations_max: None }

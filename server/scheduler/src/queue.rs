@@ -254,6 +254,9 @@ impl LocalQueue {
             inner.shutting_down = true;
             if self.shared.journal.is_some() {
                 inner.let_go_of_queued();
+            } else {
+                // What workers have not begun comes back, and is given up like what waits here.
+                inner.state.pause(Instant::now(), true);
             }
             inner.ring_all();
         });

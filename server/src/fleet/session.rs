@@ -183,7 +183,6 @@ impl Session {
             _ => Holding::Begun,
         };
         let compare = |queue: &LocalQueue| {
-            queue.forget_questions(worker);
             // What has begun has its place before what has not.
             let first_begun = first.held.iter().filter(|name| holding(name) != Holding::Waiting);
             for name in first_begun.chain(&first.waiting) {
@@ -201,6 +200,8 @@ impl Session {
                     queue.give_back(worker, run, &Loss::NotReceived);
                 }
             }
+            // After that, or what it has given back would seem to have begun.
+            queue.forget_questions(worker);
         };
         self.fleet.on_behalf_of(&self.name, self.joined.connection, compare).ok_or_else(replaced)?;
         Ok(orders)
@@ -318,7 +319,9 @@ impl Session {
                 orders.cancelled.push(queue.run_name(*run));
             }
         }
-        for run in queue.take_questions(worker) {
+        let questions = |queue: &LocalQueue| queue.take_questions(worker);
+        let questions = self.fleet.on_behalf_of(&self.name, self.joined.connection, questions);
+        for run in questions.ok_or_else(replaced)? {
             if let Some(given) = self.given.get_mut(&run) {
                 given.asked = Some(self.sequence + 1);
                 orders.give_back.push(queue.run_name(run));

@@ -337,6 +337,8 @@ impl Inner {
         if let Some(prefetcher) = &self.prefetcher {
             prefetcher.begin(job.action, cancelled.clone());
         }
+        // Given back, and given once more before that was said.
+        self.returned.retain(|name| *name != order.run);
         self.names.insert(order.run, run);
         self.runs.insert(run, held);
         self.given.push_back(Assignment { run, job: Arc::new(job), queued_at, cancelled });

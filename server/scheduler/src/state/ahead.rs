@@ -9,6 +9,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use wardian_proto::InstanceName;
+
 use super::Scheduler;
 use super::run::{Phase, Question, Standing};
 use super::workers::Worker;
@@ -18,6 +20,10 @@ use crate::job::{RunId, WorkerId};
 
 /// For how long a slot is kept for a run that another worker was asked to give back. Then it may be given something else.
 const QUESTION_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// For how long a worker may begin nothing before what it has ahead goes back to the queue: others may begin it sooner.
+/// It is given nothing ahead then until one of its runs has ended, so that long runs cost one question and no more.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A slot that is kept for a run that another worker was asked for.
 #[derive(Debug)]
@@ -33,6 +39,10 @@ pub(super) struct Ahead {
     pub(super) runs: Vec<RunId>,
     /// How many of these it was asked to give back and has not answered for.
     pub(super) asked: usize,
+    /// When it was last given something to begin, or had nothing ahead.
+    busy_since: Option<Instant>,
+    /// What it had was asked back because it began nothing for long.
+    pub(super) is_slow: bool,
     /// Of these, those that its connection has not heard of.
     questions: Vec<RunId>,
     /// Runs that others were asked for on its behalf. Each has one of its slots.
@@ -40,6 +50,11 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
+    /// Notes that one of the worker's runs has begun or ended.
+    pub(super) fn moves(&mut self, now: Instant) {
+        (self.busy_since, self.is_slow) = (Some(now), false);
+    }
+
     /// What the runs that were asked for on its behalf will take of its memory, in bytes.
     pub(super) fn memory_asked(&self) -> u64 {
         self.asking.values().map(|kept| kept.memory).sum()
@@ -56,7 +71,11 @@ impl Scheduler {
         }
         let mut able = self.able(worker);
         able.retain(|class| !self.is_somebody_free(*class));
-        let (first, class) = self.queue.next(&able, |tenant, class| self.may_start(tenant, class))?;
+        // What waits for a slot is not to use up what a tenant may have running.
+        let may_wait = |tenant: &InstanceName, class| {
+            !self.tenants.policy(tenant).limits_running() && self.may_start(tenant, class)
+        };
+        let (first, class) = self.queue.next(&able, may_wait)?;
         let fits = entry.has_room(self.classes.get(class).key.memory);
         (fits && !self.runs[&first].came_back).then_some(first)
     }
@@ -81,7 +100,12 @@ impl Scheduler {
             class.workers.contains(&worker) && entry.has_room(class.key.memory)
         };
         let runs = self.askable.iter().filter(|(class, _)| able(class));
-        runs.filter_map(|(_, runs)| runs.first()).min().copied()
+        // Whoever is away answers nothing.
+        let answers = |id: &&RunId| {
+            let holder = self.runs[*id].worker();
+            holder.is_some_and(|holder| !self.workers[&holder].absent)
+        };
+        runs.filter_map(|(_, runs)| runs.iter().find(answers)).min().copied()
     }
 
     /// Asks the worker that has a run ahead to give it back, perhaps for another one that keeps a slot for it.
@@ -109,6 +133,20 @@ impl Scheduler {
     pub(super) fn ask_for_all(&mut self, now: Instant, worker: WorkerId) {
         for id in self.workers.get(&worker).map_or_else(Vec::new, |entry| entry.ahead.runs.clone()) {
             self.ask_for(now, id, None);
+        }
+    }
+
+    /// Asks those for what they have ahead that have begun nothing for long.
+    pub(super) fn ask_the_slow(&mut self, now: Instant) {
+        let is_slow = |entry: &Worker| {
+            let since = entry.ahead.busy_since.filter(|_| !entry.ahead.runs.is_empty());
+            since.is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE)
+        };
+        let slow = self.workers.iter().filter(|(_, entry)| !entry.ahead.is_slow && is_slow(entry));
+        for worker in slow.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.workers.get_mut(&worker).expect("it was there just now").ahead.is_slow = true;
+            self.ask_for_all(now, worker);
+            self.note_ready(worker);
         }
     }
 
@@ -221,6 +259,8 @@ impl Scheduler {
         run.since = now;
         self.changed.extend(run.operations.iter().cloned());
         self.no_longer_ahead(worker, id, class, question);
+        self.workers.get_mut(&worker).expect("runs stand with workers that exist").ahead.moves(now);
+        self.note_ready(worker);
     }
 
     /// Takes a run out of the books on what is given ahead.

@@ -270,17 +270,6 @@ fn what_needs_memory_counts_in_full_and_is_not_passed_by_what_needs_none() {
 }
 
 #[test]
-fn it_counts_among_what_its_tenant_has_running() {
-    let policy = TenantPolicy { running_max: Some(2), ..TenantPolicy::default() };
-    let tenants = Tenants { default: policy, ..Tenants::default() };
-    let mut story = Story { s: Scheduler::new(SchedulerLimits::default(), tenants), now: Instant::now() };
-    let worker = story.s.add_worker(elsewhere("first", 1, 2));
-    let _all = ["a", "b", "c"].map(|name| story.submit(name));
-    let given = [(); 3].map(|()| story.s.assign(story.now, worker).is_some());
-    assert_eq!(given, [true, true, false]);
-}
-
-#[test]
 fn after_a_restart_a_worker_keeps_what_it_has_begun_and_what_waits_there() {
     let mut story = Story::new();
     let instance = InstanceName::default();
@@ -305,4 +294,58 @@ fn after_a_restart_a_worker_keeps_what_it_has_begun_and_what_waits_there() {
     assert!(!story.is_queued(&names[1]) && story.is_queued(&names[2]));
     story.s.complete(story.now, worker, RunId(2), ok());
     assert!(!story.is_queued(&names[2]));
+}
+
+#[test]
+fn what_waits_behind_a_long_run_goes_back_and_is_not_passed_for_ever() {
+    let mut story = Story::new();
+    let (first, operations, runs) = story.with_one_ahead();
+    let second = story.s.add_worker(elsewhere("second", 1, 0));
+    // The free slot asks for it, and its answer is lost; meanwhile younger ones are there.
+    story.submit("c");
+    let [younger, later] = ["c", "d"].map(|name| story.submit(name));
+    let given = story.s.assign(story.now, second).unwrap();
+    assert!(story.is_queued(&later) && !story.is_queued(&younger));
+    story.now += SECOND;
+    story.s.tick(story.now);
+    assert!(story.s.take_questions(first).is_empty(), "it may begin in a moment");
+    story.now += SECOND;
+    story.s.tick(story.now);
+    assert_eq!(story.s.take_questions(first), [runs[1]]);
+    story.s.give_back(story.now, first, runs[1], &Loss::Returned);
+    assert!(story.s.assign(story.now, first).is_none(), "nothing more before it has ended something");
+    story.s.complete(story.now, second, given.run, ok());
+    let next = story.s.assign(story.now, second).unwrap();
+    assert_eq!(next.run, runs[1], "at its old place");
+    assert!(!story.is_queued(&operations[1]));
+    // A worker that goes on has its next run ahead again.
+    story.s.complete(story.now, first, runs[0], ok());
+    assert!(!story.s.assign(story.now, first).unwrap().ahead);
+    story.submit("e");
+    assert!(story.s.assign(story.now, first).unwrap().ahead);
+}
+
+#[test]
+fn what_a_tenant_may_have_running_is_not_used_up_by_what_waits() {
+    let policy = TenantPolicy { running_max: Some(2), ..TenantPolicy::default() };
+    let mut story = Story::new();
+    story.s = Scheduler::new(SchedulerLimits::default(), Tenants { default: policy, ..Tenants::default() });
+    let worker = story.s.add_worker(elsewhere("first", 1, 1));
+    for name in ["a", "b"] {
+        story.submit(name);
+    }
+    assert!(!story.s.assign(story.now, worker).unwrap().ahead);
+    assert!(story.s.assign(story.now, worker).is_none());
+}
+
+#[test]
+fn what_a_worker_has_ahead_it_keeps_only_if_it_would_be_given_it_now() {
+    let mut story = Story::new();
+    let worker = story.s.add_worker(elsewhere("first", 1, 1));
+    let demands = crate::platform::tests::platform(&[("OSFamily", "linux"), ("sandbox", "namespaces")]);
+    let job = Job { platform: demands, ..super::tests::job("a") };
+    story.s.restore(story.now, OperationName::new(&job.instance), RunId::from_number(7), WALL, job);
+    assert!(!story.s.keeps(story.now, worker, RunId::from_number(7), Holding::Waiting));
+    // What has begun goes on.
+    assert!(story.s.keeps(story.now, worker, RunId::from_number(7), Holding::Begun));
 }

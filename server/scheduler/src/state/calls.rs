@@ -20,7 +20,7 @@ use crate::job::{RunId, WorkerId};
 
 /// Workers without a free slot that are looked at for one that takes a run ahead. What they leave begins all the same as
 /// soon as a slot is free.
-const EAGER_LOOKED_AT_MAX: usize = 64;
+const EAGER_LOOKED_AT_MAX: usize = 8;
 
 /// What there is for a worker that looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,8 +166,10 @@ impl Scheduler {
     /// A sleeping worker with a free slot that would have a run of a class that another one was given ahead.
     fn asker_for(&self, now: Instant, class: ClassId) -> Option<WorkerId> {
         self.askable.get(&class)?;
+        let class = self.classes.get(class);
+        let has_room = |worker: &&WorkerId| self.workers[*worker].has_room(class.key.memory);
         let asks = |worker: &&WorkerId| matches!(self.choice(now, **worker), Choice::AskFor(_));
-        self.classes.get(class).idle.iter().find(asks).copied()
+        class.idle.iter().filter(has_room).find(asks).copied()
     }
 
     /// Whether a sleeping worker would find something if it looked.

@@ -33,7 +33,7 @@ pub(super) struct Class {
     pub(super) free: BTreeSet<WorkerId>,
     /// Those that sleep and have no free slot, and take something ahead.
     pub(super) eager: BTreeSet<WorkerId>,
-    /// All of them are avoided: there is nobody else.
+    /// All of them are avoided, or paused: there is nobody else. Only of interest where somebody is avoided.
     only_lost: bool,
     /// Without any, when its runs are given up.
     pub(super) given_up_at: Option<Instant>,
@@ -55,6 +55,8 @@ pub(super) struct Classes {
 pub(super) struct Candidate<'a> {
     pub(super) id: WorkerId,
     pub(super) offer: &'a Offer,
+    /// Not while it is paused.
+    pub(super) takes_work: bool,
     pub(super) ready: Ready,
 }
 
@@ -69,11 +71,18 @@ pub(super) struct Ready {
     pub(super) eager: bool,
 }
 
+impl ClassKey {
+    /// Whether a worker is one to wait for rather than give something to those that are avoided.
+    fn prefers(&self, worker: &Candidate<'_>) -> bool {
+        self.avoid.is_empty() || worker.takes_work && !self.avoid.contains(&worker.offer.name)
+    }
+}
+
 impl Class {
     /// Computes who can serve it from all there are.
     fn match_up<'a>(&mut self, candidates: impl Iterator<Item = Candidate<'a>>) {
         let able: Vec<_> = candidates.filter(|c| c.offer.satisfies(&self.key.platform)).collect();
-        let fresh = |c: &&Candidate<'_>| !self.key.avoid.contains(&c.offer.name);
+        let fresh = |c: &&Candidate<'_>| self.key.prefers(c);
         let only_lost = !able.iter().any(|c| fresh(&c));
         let members = || able.iter().filter(|c| only_lost || fresh(c));
         self.workers = members().map(|c| c.id).collect();
@@ -83,20 +92,22 @@ impl Class {
         self.only_lost = only_lost;
     }
 
-    /// Notes that a worker is there, or has changed.
-    fn comes(&mut self, now: &Candidate<'_>) {
-        let is_avoided = self.key.avoid.contains(&now.offer.name);
-        if is_avoided && !self.workers.is_empty() && !self.only_lost {
-            return;
+    /// Notes that a worker is there, or has changed; true when those that are avoided may have to do.
+    fn comes(&mut self, now: &Candidate<'_>) -> bool {
+        let is_preferred = self.key.prefers(now);
+        if !is_preferred && !self.workers.is_empty() && !self.only_lost {
+            // It may have been one.
+            return self.goes(now.id);
         }
-        if !is_avoided && self.only_lost {
+        if is_preferred && self.only_lost {
             for workers in [&mut self.workers, &mut self.idle, &mut self.free, &mut self.eager] {
                 workers.clear();
             }
         }
-        self.only_lost = is_avoided;
+        self.only_lost = !is_preferred;
         self.workers.insert(now.id);
         self.is_ready(now.id, now.ready);
+        false
     }
 
     /// Notes that a worker takes nothing more; true when those that are avoided may have to do.
@@ -191,9 +202,11 @@ impl Classes {
         C: Iterator<Item = Candidate<'a>>,
     {
         for class in self.classes.values_mut() {
-            if let Some(now) = now.as_ref().filter(|now| now.offer.satisfies(&class.key.platform)) {
-                class.comes(now);
-            } else if class.goes(worker) {
+            let others_must_do = match now.as_ref().filter(|now| now.offer.satisfies(&class.key.platform)) {
+                Some(now) => class.comes(now),
+                None => class.goes(worker),
+            };
+            if others_must_do {
                 class.match_up(candidates());
             }
             if !class.workers.is_empty() {

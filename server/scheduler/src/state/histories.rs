@@ -270,7 +270,7 @@ impl World {
         self.scheduler.classes.get(place.class).workers.iter().any(|id| {
             let worker = &self.scheduler.workers[id];
             let fits = worker.free_slots() > 0 && worker.has_room(place.memory);
-            fits && !worker.absent && !self.scheduler.is_kept_free(*id)
+            fits && worker.takes_work() && !worker.absent && !self.scheduler.is_kept_free(*id)
         })
     }
 

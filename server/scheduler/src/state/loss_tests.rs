@@ -64,6 +64,40 @@ fn what_only_a_paused_worker_can_serve_waits_for_it() {
 }
 
 #[test]
+fn a_run_that_failed_once_does_not_wait_for_a_paused_worker_when_there_is_another() {
+    let mut story = Story::new(SchedulerLimits::default(), &[]);
+    let named = |name: &str| Offer { name: name.into(), ..linux(1) };
+    let (bad, other) = (story.s.add_worker(named("bad")), story.s.add_worker(named("other")));
+    let job = story.job("", "");
+    story.submit(job);
+    let run = story.s.assign(story.now, bad).unwrap().run;
+    story.s.give_back(story.now, bad, run, &Loss::Unable("the disk is full".into()));
+    assert!(story.s.assign(story.now, bad).is_none(), "there is another");
+    story.s.pause_worker(story.now, other, true);
+    assert!(story.s.assign(story.now, bad).is_some());
+    story.s.give_back(story.now, bad, run, &Loss::Unable("the disk is full".into()));
+    story.s.pause_worker(story.now, other, false);
+    assert!(story.s.assign(story.now, bad).is_none(), "there is another again");
+    assert!(story.s.assign(story.now, other).is_some());
+}
+
+#[test]
+fn a_server_that_stood_still_gives_nothing_up() {
+    let mut story = Story::new(SchedulerLimits::default(), &[]);
+    let worker = story.s.add_worker(linux(1));
+    let job = story.job("", "");
+    let operation = story.submit(job);
+    story.s.remove_worker(story.now, worker, &Loss::Left);
+    story.now += seconds(600);
+    story.s.stood_still(seconds(599));
+    story.s.tick(story.now);
+    assert!(story.status(&operation).is_none());
+    story.now += seconds(600);
+    story.s.tick(story.now);
+    assert!(story.status(&operation).is_some());
+}
+
+#[test]
 fn what_no_worker_was_able_to_do_may_be_sent_again() {
     let mut story = Story::new(SchedulerLimits::default(), &[]);
     let worker = story.s.add_worker(linux(1));

@@ -305,6 +305,7 @@ impl Scheduler {
         self.settling_until = self.settling_until.filter(|until| now < *until);
         self.lose_silent_workers(now);
         self.give_up_questions(now);
+        self.ask_the_slow(now);
         self.give_up_unserved(now);
         self.stirred.due();
         self.check();

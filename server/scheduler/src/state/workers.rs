@@ -86,7 +86,7 @@ impl Worker {
 
     /// How much it may be given ahead: nothing as long as a slot is free, kept or not.
     pub(super) fn room_ahead(&self) -> usize {
-        if self.runs.len() < self.offer.slots || !self.takes_work() {
+        if self.runs.len() < self.offer.slots || !self.takes_work() || self.ahead.is_slow {
             return 0;
         }
         (self.offer.slots + self.offer.ahead).saturating_sub(self.runs.len())
@@ -98,7 +98,7 @@ impl Worker {
     }
 
     fn candidate(&self, id: WorkerId) -> Option<Candidate<'_>> {
-        Some(Candidate { id, offer: self.offers()?, ready: self.ready })
+        Some(Candidate { id, offer: self.offers()?, takes_work: self.takes_work(), ready: self.ready })
     }
 
     /// Whether a run fits beside those it has. One that could never fit may run alone.
@@ -239,9 +239,15 @@ impl Scheduler {
     /// Gives a worker the run that goes next among those it can serve: one to begin when it has a free slot, else one
     /// ahead. When nothing waits for a free slot, others are asked for what they were given ahead.
     pub fn assign(&mut self, now: Instant, worker: WorkerId) -> Option<Given> {
+        if !self.workers.get(&worker)?.takes_work() {
+            // Others were called when it ceased to.
+            return None;
+        }
         // What it leaves is for others.
         self.able(worker).into_iter().for_each(|class| self.stirred.class(class));
-        self.askable.keys().for_each(|class| self.stirred.class(*class));
+        for class in self.askable.keys().filter(|class| self.classes.get(**class).workers.contains(&worker)) {
+            self.stirred.class(*class);
+        }
         let entry = self.workers.get_mut(&worker)?;
         if std::mem::take(&mut entry.absent) {
             self.note_ready(worker);
@@ -289,6 +295,9 @@ impl Scheduler {
         let ahead = run.question().is_some();
         if ahead {
             // Those who wait see no difference, and neither does what is counted by time.
+            if entry.ahead.runs.is_empty() {
+                entry.ahead.moves(now);
+            }
             entry.ahead.runs.push(id);
             self.askable.entry(run.place.class).or_default().insert(id);
         } else {
@@ -323,7 +332,12 @@ impl Scheduler {
         let (fits, phase) = match holding {
             Holding::Ended => (true, Phase::Ended),
             Holding::Begun => (at.runs.iter().filter(has_slot).count() < at.offer.slots, Phase::Begun),
-            Holding::Waiting => (at.takes_work() && at.runs.len() < all, Phase::Ahead(Question::None)),
+            Holding::Waiting => {
+                // Settings may have changed since it was given: it is to be one that it would be given now.
+                let demands = &self.classes.get(entry.place.class).key.platform;
+                let fits = at.takes_work() && at.offer.satisfies(demands) && at.runs.len() < all;
+                (fits, Phase::Ahead(Question::None))
+            }
         };
         if !fits || (holding != Holding::Ended && !at.has_room(entry.place.memory)) {
             return false;
@@ -343,7 +357,11 @@ impl Scheduler {
     /// Takes a run from a worker that does not have it, and queues it again like that of a worker that was lost.
     pub fn give_back(&mut self, now: Instant, worker: WorkerId, id: RunId, loss: &Loss) {
         let Some(run) = self.runs.get(&id).filter(|run| run.worker() == Some(worker)) else { return };
-        let waited = run.is_ahead();
+        if run.is_ahead() && matches!(loss, Loss::Unable(_)) {
+            // It says what came of it, so it has begun; its own word of that is still on its way.
+            self.leave_ahead(now, id);
+        }
+        let waited = self.runs[&id].is_ahead();
         self.note_attempt(now, worker, id, loss);
         if waited {
             self.queue_again(now, id);
@@ -391,10 +409,16 @@ impl Scheduler {
         })
     }
 
-    /// Nobody could be heard for so long: no worker is to be lost for it.
+    /// Nobody could be heard for so long: no worker is to be lost for it, and nothing given up.
     pub fn stood_still(&mut self, time: Duration) {
         let leases = self.workers.values_mut().filter_map(|worker| worker.lease.as_mut());
-        leases.chain(&mut self.settling_until).for_each(|until| *until += time);
+        let given_up = self.classes.iter_mut().filter_map(|class| class.given_up_at.as_mut());
+        let patient = self.runs.values_mut().filter_map(|run| run.patient_until.as_mut());
+        leases
+            .chain(&mut self.settling_until)
+            .chain(given_up)
+            .chain(patient)
+            .for_each(|until| *until += time);
     }
 
     pub(super) fn lose_silent_workers(&mut self, now: Instant) {
@@ -430,10 +454,13 @@ impl Scheduler {
         let entry = self.workers.get_mut(&worker).expect("runs stand with workers that exist");
         entry.runs.remove(&id);
         entry.memory_used -= run.place.memory;
+        if question.is_none() {
+            entry.ahead.moves(now);
+        }
         self.note_ready(worker);
         self.stirred.worker(worker);
         let policy = self.tenants.policy(&run.place.tenant);
-        if policy.running_max.is_some() || policy.memory_bytes_max.is_some() {
+        if policy.limits_running() {
             // Its next run may be one for other workers.
             self.stirred.all();
         }
