@@ -154,8 +154,12 @@ impl Engine {
             };
             if let Some(entry) = &entry {
                 let location = location(segment, 0, entry);
-                let current = self.index.known(&entry.key)? == Some(location);
+                let known = self.index.known(&entry.key)?;
+                let current = known == Some(location);
                 let promised = self.is_promised(&entry.key, used);
+                if promised && self.may_be_newest(segment, 0, known) {
+                    return Ok(());
+                }
                 if current && (promised || used.touched && manner.second_chance) {
                     if !promised || manner.force {
                         self.renew(segment, &entry.key, &location)?;
@@ -202,6 +206,13 @@ impl Engine {
         used.leased_until > self.now() || self.is_pinned(key)
     }
 
+    /// Whether a record that the index does not name may be the newest of its key all the same: its segment is yet to be
+    /// looked into, as when a failed database was replaced by an empty one.
+    fn may_be_newest(&self, segment: &Segment, ordinal: u32, known: Option<Location>) -> bool {
+        let is_older = |known: Location| (known.segment, known.ordinal) < (segment.id, ordinal);
+        segment.id <= self.index.unindexed() && known.is_none_or(is_older)
+    }
+
     /// What to keep; `None` when it is not worth touching the segment, or not known yet.
     fn keep(
         &self,
@@ -228,9 +239,14 @@ impl Engine {
                 Kind::Value => values_are_known,
                 Kind::Deleted => false,
             };
-            if !(movable && (is_promised || spared))
-                || self.index.known(&entry.key)? != Some(location(segment, ordinal, entry))
-            {
+            if entry.kind == Kind::Deleted || !(is_promised || spared) {
+                continue;
+            }
+            let known = self.index.known(&entry.key)?;
+            if is_promised && self.may_be_newest(segment, ordinal, known) {
+                return Ok(None);
+            }
+            if !movable || known != Some(location(segment, ordinal, entry)) {
                 continue;
             }
             *(if is_promised { &mut promised } else { &mut used_only }) += cost;
