@@ -226,10 +226,6 @@ impl Engine {
         let mut moved = Vec::new();
         // A value that may not be the newest of its key must not become it.
         let values_are_known = segment.id > self.index.unindexed() || self.index.unindexed() == 0;
-        let hiding = self.hiding(segment, entries);
-        if !hiding.is_empty() && !values_are_known {
-            return Ok(None);
-        }
         for ((ordinal, entry), used) in (0..).zip(entries).zip(uses) {
             let cost = record_cost(&entry.key, entry.payload_len);
             let is_promised = self.is_promised(&entry.key, *used);
@@ -252,6 +248,15 @@ impl Engine {
             *(if is_promised { &mut promised } else { &mut used_only }) += cost;
             moved.push(ordinal);
         }
+        let worth_it = |promised: u64| manner.force || promised <= charged / 4 * 3;
+        // What it hides is looked for in all older segments: not for one that stays anyway.
+        if !worth_it(promised) {
+            return Ok(None);
+        }
+        let hiding = self.hiding(segment, entries);
+        if !hiding.is_empty() && !values_are_known {
+            return Ok(None);
+        }
         let mut marked = Vec::new();
         for ordinal in hiding.iter().filter(|ordinal| moved.binary_search(ordinal).is_err()) {
             let entry = &entries[*ordinal as usize];
@@ -261,9 +266,8 @@ impl Engine {
                 marked.push((*ordinal, known));
             }
         }
-        let worth_it = manner.force || promised <= charged / 4 * 3;
         let must_be_durable = !moved.is_empty() || !hiding.is_empty();
-        Ok(worth_it.then_some(Kept { moved, marked, must_be_durable }))
+        Ok(worth_it(promised).then_some(Kept { moved, marked, must_be_durable }))
     }
 
     /// Copies records to the end of the store.
