@@ -253,7 +253,7 @@ impl Engine {
         if !worth_it(promised) {
             return Ok(None);
         }
-        let hiding = self.hiding(segment, entries);
+        let Some(hiding) = self.hiding(segment, entries) else { return Ok(None) };
         if !hiding.is_empty() && !values_are_known {
             return Ok(None);
         }
