@@ -52,15 +52,15 @@ struct Manner {
 impl Engine {
     /// Charges bytes before they are written, evicting what is oldest to make room.
     pub(super) fn reserve(&self, bytes: u64) -> Result<Charge, StoreError> {
+        // Not counted: a full disk says nothing about the capacity, and more of that would not help.
         if !self.disk_takes(bytes)? {
-            Counters::add(&self.counters.uploads_refused, 1);
             return Err(StoreError::NoSpace("the disk is full"));
         }
         if let Some(charge) = self.charge(bytes, self.sizes.fill) {
             return Ok(charge);
         }
         let made = self.make_room(bytes);
-        if made.is_err() {
+        if matches!(made, Err(StoreError::NoSpace(_))) {
             Counters::add(&self.counters.uploads_refused, 1);
         }
         made
