@@ -117,6 +117,11 @@ async fn what_no_build_needs_is_refused_and_what_builds_need_is_not(backend: San
     let refused = |calls: &[&str], how| {
         for call in calls {
             assert_eq!(of(&said, call), how, "{call}");
+            // Some kernels refuse it to anybody without rights.
+            if how == EPERM && of(&told, call) == EPERM {
+                eprintln!("NOT TESTED: {call} is refused without the filter too");
+                continue;
+            }
             assert_ne!(of(&told, call), how, "{call} is refused without the filter too");
         }
     };

@@ -235,11 +235,15 @@ impl Engine {
         if failed.is_empty() || !self.disk_takes(0)? {
             return Ok(None);
         }
-        // Until it is known what is missing, everything may be.
-        self.index.set_unindexed(u64::MAX);
-        self.appender().close_segment();
-        for generation in failed {
-            self.index.replace_failed(&generation)?;
+        {
+            // An eviction under way has asked what the index knows: with an empty database it would miss what to keep.
+            let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+            // Until it is known what is missing, everything may be.
+            self.index.set_unindexed(u64::MAX);
+            self.appender().close_segment();
+            for generation in failed {
+                self.index.replace_failed(&generation)?;
+            }
         }
         // What can be sealed is not read again; and it is trusted, because this process wrote it.
         if let Err(error) = self.seal_durable() {

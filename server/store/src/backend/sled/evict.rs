@@ -52,15 +52,15 @@ struct Manner {
 impl Engine {
     /// Charges bytes before they are written, evicting what is oldest to make room.
     pub(super) fn reserve(&self, bytes: u64) -> Result<Charge, StoreError> {
+        // Not counted: a full disk says nothing about the capacity, and more of that would not help.
         if !self.disk_takes(bytes)? {
-            Counters::add(&self.counters.uploads_refused, 1);
             return Err(StoreError::NoSpace("the disk is full"));
         }
         if let Some(charge) = self.charge(bytes, self.sizes.fill) {
             return Ok(charge);
         }
         let made = self.make_room(bytes);
-        if made.is_err() {
+        if matches!(made, Err(StoreError::NoSpace(_))) {
             Counters::add(&self.counters.uploads_refused, 1);
         }
         made
@@ -154,8 +154,12 @@ impl Engine {
             };
             if let Some(entry) = &entry {
                 let location = location(segment, 0, entry);
-                let current = self.index.known(&entry.key)? == Some(location);
+                let known = self.index.known(&entry.key)?;
+                let current = known == Some(location);
                 let promised = self.is_promised(&entry.key, used);
+                if promised && self.may_be_newest(segment, 0, known) {
+                    return Ok(());
+                }
                 if current && (promised || used.touched && manner.second_chance) {
                     if !promised || manner.force {
                         self.renew(segment, &entry.key, &location)?;
@@ -202,6 +206,13 @@ impl Engine {
         used.leased_until > self.now() || self.is_pinned(key)
     }
 
+    /// Whether a record that the index does not name may be the newest of its key all the same: its segment is yet to be
+    /// looked into, as when a failed database was replaced by an empty one.
+    fn may_be_newest(&self, segment: &Segment, ordinal: u32, known: Option<Location>) -> bool {
+        let is_older = |known: Location| (known.segment, known.ordinal) < (segment.id, ordinal);
+        segment.id <= self.index.unindexed() && known.is_none_or(is_older)
+    }
+
     /// What to keep; `None` when it is not worth touching the segment, or not known yet.
     fn keep(
         &self,
@@ -215,10 +226,6 @@ impl Engine {
         let mut moved = Vec::new();
         // A value that may not be the newest of its key must not become it.
         let values_are_known = segment.id > self.index.unindexed() || self.index.unindexed() == 0;
-        let hiding = self.hiding(segment, entries);
-        if !hiding.is_empty() && !values_are_known {
-            return Ok(None);
-        }
         for ((ordinal, entry), used) in (0..).zip(entries).zip(uses) {
             let cost = record_cost(&entry.key, entry.payload_len);
             let is_promised = self.is_promised(&entry.key, *used);
@@ -228,13 +235,27 @@ impl Engine {
                 Kind::Value => values_are_known,
                 Kind::Deleted => false,
             };
-            if !(movable && (is_promised || spared))
-                || self.index.known(&entry.key)? != Some(location(segment, ordinal, entry))
-            {
+            if entry.kind == Kind::Deleted || !(is_promised || spared) {
+                continue;
+            }
+            let known = self.index.known(&entry.key)?;
+            if is_promised && self.may_be_newest(segment, ordinal, known) {
+                return Ok(None);
+            }
+            if !movable || known != Some(location(segment, ordinal, entry)) {
                 continue;
             }
             *(if is_promised { &mut promised } else { &mut used_only }) += cost;
             moved.push(ordinal);
+        }
+        let worth_it = |promised: u64| manner.force || promised <= charged / 4 * 3;
+        // What it hides is looked for in all older segments: not for one that stays anyway.
+        if !worth_it(promised) {
+            return Ok(None);
+        }
+        let Some(hiding) = self.hiding(segment, entries) else { return Ok(None) };
+        if !hiding.is_empty() && !values_are_known {
+            return Ok(None);
         }
         let mut marked = Vec::new();
         for ordinal in hiding.iter().filter(|ordinal| moved.binary_search(ordinal).is_err()) {
@@ -245,9 +266,8 @@ impl Engine {
                 marked.push((*ordinal, known));
             }
         }
-        let worth_it = manner.force || promised <= charged / 4 * 3;
         let must_be_durable = !moved.is_empty() || !hiding.is_empty();
-        Ok(worth_it.then_some(Kept { moved, marked, must_be_durable }))
+        Ok(worth_it(promised).then_some(Kept { moved, marked, must_be_durable }))
     }
 
     /// Copies records to the end of the store.

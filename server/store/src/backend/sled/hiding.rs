@@ -16,8 +16,8 @@ use crate::StoreError;
 
 impl Engine {
     /// The records of a segment that may hide an older one, by their ordinals. Blobs hide nothing: any whole copy is
-    /// as good as the newest.
-    pub(super) fn hiding(&self, segment: &Segment, entries: &[Entry]) -> Vec<u32> {
+    /// as good as the newest. `None` when an older segment could not be read: it may be able to serve again later.
+    pub(super) fn hiding(&self, segment: &Segment, entries: &[Entry]) -> Option<Vec<u32>> {
         let mut values: HashMap<u64, Vec<u32>> = HashMap::new();
         let mut damaged: HashMap<&[u8], Vec<u32>> = HashMap::new();
         for (ordinal, entry) in (0..).zip(entries) {
@@ -28,22 +28,22 @@ impl Engine {
             }
         }
         if values.is_empty() && damaged.is_empty() {
-            return Vec::new();
+            return Some(Vec::new());
         }
         let mut hiding = Vec::new();
         for older in self.older_than(segment.id) {
-            for key in self.value_keys(&older) {
+            for key in self.value_keys(&older)? {
                 hiding.extend(values.remove(key).into_iter().flatten());
             }
             // Rare enough to read the segments for it.
             if !damaged.is_empty() {
-                for entry in entries_of(&older).iter().filter(|entry| entry.kind == Kind::Blob) {
+                for entry in entries_of(&older)?.iter().filter(|entry| entry.kind == Kind::Blob) {
                     hiding.extend(damaged.remove(&*entry.key).into_iter().flatten());
                 }
             }
         }
         hiding.sort_unstable();
-        hiding
+        Some(hiding)
     }
 
     fn older_than(&self, id: u64) -> Vec<Arc<Segment>> {
@@ -52,20 +52,22 @@ impl Engine {
     }
 
     /// Hashes of the keys that a segment has values of. It gets no more records: a newer shared one was begun after it.
-    fn value_keys<'a>(&self, segment: &'a Segment) -> &'a [u64] {
-        segment.value_keys.get_or_init(|| {
-            if segment.shape == Shape::Large {
-                return Box::default();
-            }
-            let entries = entries_of(segment);
-            let values = entries.iter().filter(|entry| entry.kind == Kind::Value);
-            values.map(|entry| self.hasher.hash_one(&entry.key)).collect()
-        })
+    fn value_keys<'a>(&self, segment: &'a Segment) -> Option<&'a [u64]> {
+        if segment.shape == Shape::Large {
+            return Some(&[]);
+        }
+        if let Some(keys) = segment.value_keys.get() {
+            return Some(keys);
+        }
+        let entries = entries_of(segment)?;
+        let values = entries.iter().filter(|entry| entry.kind == Kind::Value);
+        let keys = values.map(|entry| self.hasher.hash_one(&entry.key)).collect();
+        Some(segment.value_keys.get_or_init(|| keys))
     }
 }
 
-/// The records of a segment that stays. One that cannot be read serves nothing, and does not keep others from going.
-fn entries_of(segment: &Segment) -> Vec<Entry> {
+/// The records of a segment that stays; `None` when it cannot be read now. One whose file is gone has none.
+fn entries_of(segment: &Segment) -> Option<Vec<Entry>> {
     let read = || -> Result<Vec<Entry>, StoreError> {
         if segment.shape == Shape::Large {
             return Ok(segment.large_entry()?.into_iter().collect());
@@ -75,8 +77,12 @@ fn entries_of(segment: &Segment) -> Vec<Entry> {
             None => segment.scan(u64::MAX),
         }
     };
-    read().unwrap_or_else(|error| {
-        tracing::warn!(%error, segment = segment.id, "a segment cannot be looked into");
-        Vec::new()
-    })
+    match read() {
+        Ok(entries) => Some(entries),
+        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Some(Vec::new()),
+        Err(error) => {
+            tracing::warn!(%error, segment = segment.id, "a segment cannot be looked into");
+            None
+        }
+    }
 }
