@@ -18,6 +18,7 @@ use crate::executor::wasm::{WasmExecutor, usage};
 use crate::executor::{Executor, Files, Finished, Layout, Outcome, Task};
 use crate::input_root::{InputRoot, make_directories};
 use crate::logs::{Log, Logs, NoLogs};
+use crate::prefetch::known::PATHS_PER_TOOL_MAX;
 use crate::prefetch::{self, PrefetchSettings, Prefetcher};
 use crate::staged::{self, Staged};
 use crate::workspace::InputTree;
@@ -236,7 +237,7 @@ impl Worker {
         progress.report("running the command").await;
         let (mut outcome, files) = executor.run(&task, files).await?;
         if let (Some(prefetcher), Files::Workspace(workspace)) = (&self.prefetcher, &files) {
-            prefetcher.learn(spec, workspace.files_read());
+            prefetcher.learn(spec, workspace.files_read(PATHS_PER_TOOL_MAX));
         }
         let Finished { stdout, stderr, .. } = outcome.finished_mut();
         task.stdout.complete(stdout);

@@ -7,7 +7,7 @@ use wardian_proto::{Digest, DigestFunction};
 use wardian_store::Recent;
 
 /// Paths that are remembered for one tool. When there are more, only those of its last action are.
-const PATHS_PER_TOOL_MAX: usize = 10_000;
+pub(crate) const PATHS_PER_TOOL_MAX: usize = 10_000;
 
 /// Memory for the paths of all tools.
 const BYTES_MAX: u64 = 16 << 20;
@@ -37,15 +37,14 @@ impl KnownPaths {
     /// Adds what one action of a tool has looked into.
     pub(super) fn add(&self, tool: &str, looked_at: impl Iterator<Item = String>) {
         let known = self.of(tool).unwrap_or_default();
-        let new: Paths = looked_at.filter(|path| !known.contains(&**path)).map(Into::into).collect();
-        if new.is_empty() {
+        let mut paths: Paths = looked_at.take(PATHS_PER_TOOL_MAX).map(Into::into).collect();
+        let new = paths.iter().filter(|path| !known.contains(*path)).count();
+        if new == 0 {
             return;
         }
-        let mut paths = match known.len() + new.len() <= PATHS_PER_TOOL_MAX {
-            true => (*known).clone(),
-            false => Paths::new(),
-        };
-        paths.extend(new.into_iter().take(PATHS_PER_TOOL_MAX));
+        if known.len() + new <= PATHS_PER_TOOL_MAX {
+            paths.extend(known.iter().cloned());
+        }
         let weight = paths.iter().map(|path| path.len() + PATH_BYTES).sum::<usize>();
         self.by_tool.insert(key(tool), Arc::new(paths), weight as u64);
     }
@@ -73,7 +72,8 @@ mod tests {
         assert_eq!((of("bin/clang"), of("bin/ld"), of("bin/other")), (20, 1, 0));
         add("bin/clang", 0..PATHS_PER_TOOL_MAX);
         assert_eq!(of("bin/clang"), PATHS_PER_TOOL_MAX, "all of them fit");
-        add("bin/clang", 20_000..20_100);
+        // What it knew before is among what the last one looked into.
+        add("bin/clang", PATHS_PER_TOOL_MAX - 50..PATHS_PER_TOOL_MAX + 50);
         assert_eq!(of("bin/clang"), 100, "only the last ones");
         add("bin/clang", 30_000..90_000);
         assert_eq!(of("bin/clang"), PATHS_PER_TOOL_MAX);

@@ -5,7 +5,7 @@
 //! whoever reads it. What it fetches, and in which order, is in `choice.rs`; README.md has the rule in words.
 
 mod choice;
-mod known;
+pub(crate) mod known;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -284,13 +284,17 @@ impl Shared {
         let room = Room { bytes: charge.bytes, files: FILES_PER_ACTION_MAX };
         let known = self.known.of(&spec.arguments[0]);
         let Choice { chosen, bytes } = choice::choose(files, known.as_deref(), room);
+        // With all the room that there ever is, what was left out will not be fetched the next time either.
+        let is_all = chosen.len() == absent.len() || charge.bytes == self.settings.bytes_per_action_max;
         charge.charged.fetch_sub(charge.bytes - bytes, Ordering::Relaxed);
         charge.bytes = bytes;
-        self.fetch_chosen(chosen).await;
-        // Not before: a walk that was broken off is done again.
-        let now = Instant::now();
-        for directory in found.directories {
-            self.walked.insert(directory, now, 1);
+        let is_fetched = self.fetch_chosen(chosen).await;
+        // Not before, and only then: what was broken off or failed is done again.
+        if found.is_whole && is_all && is_fetched {
+            let now = Instant::now();
+            for directory in found.directories {
+                self.walked.insert(directory, now, 1);
+            }
         }
         Ok(charge)
     }
@@ -308,33 +312,38 @@ impl Shared {
         Charge { charged: &self.charged, bytes }
     }
 
-    async fn fetch_chosen(&self, chosen: Vec<Digest>) {
+    /// Fetches files; false when one of them could not be.
+    async fn fetch_chosen(&self, chosen: Vec<Digest>) -> bool {
         let (small, large): (Vec<_>, Vec<_>) =
             chosen.into_iter().partition(|file| file.size() <= SMALL_FILE_BYTES_MAX);
         let batches = batches(small).into_iter().map(|batch| self.fetch_batch(batch).boxed()).collect();
         let large = large.into_iter().map(|file| self.fetch_large(file).boxed()).collect();
         let (batches, large) = (all_of(batches, BATCHES_IN_FLIGHT_MAX), all_of(large, LARGE_IN_FLIGHT_MAX));
-        tokio::join!(batches, large);
+        let (batches, large) = tokio::join!(batches, large);
+        batches && large
     }
 
-    async fn fetch_batch(&self, batch: Vec<Digest>) {
-        let Ok(_permit) = self.batches.acquire().await else { return };
+    async fn fetch_batch(&self, batch: Vec<Digest>) -> bool {
+        let Ok(_permit) = self.batches.acquire().await else { return false };
         // Before it is there: who waits for it may be done with it before this is.
         batch.iter().for_each(|file| self.unused.insert(*file, (), 1));
         let outcomes = self.source.store.get_batch(&batch).await;
-        for (file, outcome) in batch.iter().zip(outcomes) {
+        for (file, outcome) in batch.iter().zip(&outcomes) {
             self.note(file, outcome.is_ok());
         }
+        outcomes.iter().all(Result::is_ok)
     }
 
     /// Fetches one file as a whole, if it is not near: for the store, which brings it near, it is enough to be asked.
-    async fn fetch_large(&self, file: Digest) {
-        let Ok(_permit) = self.large.acquire().await else { return };
+    async fn fetch_large(&self, file: Digest) -> bool {
+        let Ok(_permit) = self.large.acquire().await else { return false };
         if self.source.near.find_missing(&[file]).await.is_ok_and(|missing| !missing.is_empty()) {
             self.unused.insert(file, (), 1);
             let outcome = self.source.store.read(&file, ByteRange::default()).await;
             self.note(&file, outcome.is_ok());
+            return outcome.is_ok();
         }
+        true
     }
 
     /// Notes what came of fetching a file.
@@ -348,9 +357,10 @@ impl Shared {
     }
 }
 
-/// Does so many of the things to do at once.
-async fn all_of(tasks: Vec<BoxFuture<'_, ()>>, at_once_max: usize) {
-    futures::stream::iter(tasks).buffer_unordered(at_once_max).collect::<()>().await;
+/// Does so many of the things to do at once; false when one of them could not be done.
+async fn all_of(tasks: Vec<BoxFuture<'_, bool>>, at_once_max: usize) -> bool {
+    let done = futures::stream::iter(tasks).buffer_unordered(at_once_max);
+    done.fold(true, |all, done| std::future::ready(all && done)).await
 }
 
 /// Puts files together, in their order.

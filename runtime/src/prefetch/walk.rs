@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
-use wardian_proto::Digest;
+use wardian_proto::{Digest, PATH_BYTES_MAX};
 
 use super::choice::Candidate;
 use super::{BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, Shared};
@@ -22,6 +22,9 @@ const WALKED_KEPT: Duration = Duration::from_secs(600);
 const DIRECTORIES_PER_ACTION_MAX: usize = 8192;
 const ENTRIES_PER_ACTION_MAX: usize = 200_000;
 
+/// Letters of all paths that are remembered during a walk: names may be long, and trees deep.
+const PATHS_BYTES_MAX: usize = 32 << 20;
+
 /// Directories in one batch.
 const BATCH_DIRECTORIES_MAX: usize = 256;
 
@@ -30,20 +33,27 @@ const BATCH_DIRECTORIES_MAX: usize = 256;
 pub(super) struct Found {
     pub(super) directories: Vec<Digest>,
     pub(super) files: Vec<Candidate>,
+    /// Whether that is all of it.
+    pub(super) is_whole: bool,
 }
 
 impl Shared {
     /// Reads the Directories below `root`, which brings them near and into memory.
     pub(super) async fn walk(&self, root: Digest) -> Result<Found, Failure> {
-        let mut found = Found::default();
+        let mut found = Found { is_whole: true, ..Found::default() };
         let mut named = HashSet::from([root]);
         let mut level = vec![(String::new(), root)];
-        let (mut depth, mut entries) = (0, 0);
+        let (mut depth, mut entries, mut path_bytes) = (0, 0, 0);
         loop {
             level.retain(|(_, digest)| !self.is_walked(digest));
-            level.truncate(DIRECTORIES_PER_ACTION_MAX - found.directories.len());
-            if level.is_empty() || depth > self.limits.tree.depth_max {
+            let room = DIRECTORIES_PER_ACTION_MAX - found.directories.len();
+            found.is_whole &= level.len() <= room;
+            level.truncate(room);
+            if level.is_empty() {
                 return Ok(found);
+            }
+            if depth > self.limits.tree.depth_max {
+                return Ok(Found { is_whole: false, ..found });
             }
             let mut next = Vec::new();
             let digests: Vec<Digest> = level.iter().map(|(_, digest)| *digest).collect();
@@ -61,6 +71,11 @@ impl Shared {
                     } else {
                         format!("{path}/{}", entry.name)
                     };
+                    path_bytes += path.len();
+                    if path.len() > PATH_BYTES_MAX || path_bytes > PATHS_BYTES_MAX {
+                        found.is_whole = false;
+                        continue;
+                    }
                     match entry.kind {
                         InputKind::File { digest, .. } => found.files.push(Candidate { path, digest }),
                         InputKind::Directory(digest) if named.insert(digest) => next.push((path, digest)),
@@ -69,7 +84,7 @@ impl Shared {
                 }
                 found.directories.push(*digest);
                 if entries > ENTRIES_PER_ACTION_MAX {
-                    return Ok(found);
+                    return Ok(Found { is_whole: false, ..found });
                 }
             }
             drop(read);

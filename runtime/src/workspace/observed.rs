@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use wardian_proto::Digest;
+use wardian_proto::{Digest, PATH_BYTES_MAX};
 
 use super::tree::{Body, Lower, Node, Origin};
 use super::{Kind, NodeId, Workspace};
@@ -139,10 +139,11 @@ impl Workspace {
         roots.map(|(id, name)| self.observe(id, name, &below)).collect()
     }
 
-    /// The files of the input root of which something was read, with the paths they have in it.
-    pub(crate) fn files_read(&self) -> Vec<(String, Digest)> {
+    /// Some of the files of the input root of which something was read, with the paths they have in it.
+    pub(crate) fn files_read(&self, count_max: usize) -> Vec<(String, Digest)> {
         let read = self.nodes().filter(|(_, node)| !node.seen.content.is_empty());
-        read.filter_map(|(id, node)| Some((self.input_path(id)?, input_digest(node)?))).collect()
+        let files = read.filter_map(|(id, node)| Some((self.input_path(id)?, input_digest(node)?)));
+        files.filter(|(path, _)| path.len() <= PATH_BYTES_MAX).take(count_max).collect()
     }
 
     /// Where a node is in the input root; nothing for what is elsewhere.

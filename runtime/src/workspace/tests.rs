@@ -271,7 +271,7 @@ fn everything_that_was_looked_at_is_told_and_nothing_else() {
     read(&mut w, "new").unwrap();
     w.rename((ROOT, "b"), (ROOT, "moved")).unwrap();
     let content = wardian_proto::DigestFunction::Sha256.digest(b"0123456789");
-    assert_eq!(w.files_read(), [("a/read".to_owned(), content)]);
+    assert_eq!(w.files_read(10), [("a/read".to_owned(), content)]);
     let observed = w.observed();
     let [top] = &observed[..] else { panic!("one tree") };
     assert_eq!((top.digest, &top.absent[..]), (Some(root), &["moved", "new", "none"].map(String::from)[..]));

@@ -79,7 +79,9 @@ fn entries_of(segment: &Segment) -> Option<Vec<Entry>> {
     };
     match read() {
         Ok(entries) => Some(entries),
-        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Some(Vec::new()),
+        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Some(Vec::new())
+        }
         Err(error) => {
             tracing::warn!(%error, segment = segment.id, "a segment cannot be looked into");
             None
