@@ -2,10 +2,12 @@
 //!
 //! A fetch belongs to those who wait for it. Who gives up leaves it to the others, and it ends with the last of them.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared, join_all};
+use futures::future::join_all;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use wardian_proto::Digest;
 
 use crate::StoreError;
@@ -16,8 +18,33 @@ const JOINABLE_BLOBS_MAX: usize = 200_000;
 /// What came of each blob of a fetch.
 pub(super) type Landed<T> = HashMap<Digest, Result<T, StoreError>>;
 
-type Flight<T> = Shared<BoxFuture<'static, Arc<Landed<T>>>>;
-type WeakFlight<T> = WeakShared<BoxFuture<'static, Arc<Landed<T>>>>;
+type Outcome<T> = watch::Receiver<Option<Arc<Landed<T>>>>;
+
+/// Ends a fetch with the last who waits for it. The fetch is a task of its own: were it driven by those who wait, one
+/// who gives up could take the wake of the others along.
+#[derive(Default)]
+struct Fetching(OnceLock<AbortHandle>);
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.get() {
+            task.abort();
+        }
+    }
+}
+
+struct Flight<T> {
+    outcome: Outcome<T>,
+    _fetching: Arc<Fetching>,
+}
+
+impl<T> Flight<T> {
+    /// What came of it; nothing of a fetch that panicked, or that the end of the runtime broke off.
+    async fn landed(mut self) -> Option<Arc<Landed<T>>> {
+        let outcome = self.outcome.wait_for(Option::is_some).await;
+        outcome.ok().and_then(|landed| (*landed).clone())
+    }
+}
 
 /// The fetches that are under way.
 pub(super) struct Flights<T> {
@@ -26,7 +53,7 @@ pub(super) struct Flights<T> {
 
 struct State<T> {
     last_id: u64,
-    by_digest: HashMap<Digest, (u64, WeakFlight<T>)>,
+    by_digest: HashMap<Digest, (u64, Outcome<T>, Weak<Fetching>)>,
 }
 
 impl<T> Default for Flights<T> {
@@ -47,7 +74,7 @@ impl<T> Drop for Listed<T> {
         let mut state = self.flights.lock();
         for digest in &self.digests {
             // Somebody may have begun anew when the last who waited for this fetch had gone.
-            if state.by_digest.get(digest).is_some_and(|(id, _)| *id == self.id) {
+            if state.by_digest.get(digest).is_some_and(|(id, ..)| *id == self.id) {
                 state.by_digest.remove(digest);
             }
         }
@@ -67,26 +94,43 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     }
 
     /// Waits for distinct blobs: those that are on their way already, and all others by one fetch. Returns what came of
-    /// each, in the order given.
+    /// each, in the order given. What fails in the fetch of somebody else, who may have begun long ago, is fetched once
+    /// more.
     pub(super) async fn bring<F>(
         self: &Arc<Self>,
         digests: &[Digest],
-        fetch: impl FnOnce(Vec<Digest>) -> F + Send,
+        fetch: impl Fn(Vec<Digest>) -> F + Send,
     ) -> Vec<Result<T, StoreError>>
     where
         F: Future<Output = Landed<T>> + Send + 'static,
     {
-        let landed = join_all(self.board(digests, fetch)).await;
-        let outcome = |digest: &Digest| match landed.iter().find_map(|landed| landed.get(digest)) {
+        let (flights, own) = self.board(digests, &fetch);
+        let landed = join_all(flights.into_iter().map(Flight::landed)).await;
+        let outcome = |digest: &Digest| match landed.iter().flatten().find_map(|landed| landed.get(digest)) {
             Some(Ok(value)) => Ok(value.clone()),
             Some(Err(error)) => Err(error.again()),
-            None => Err(StoreError::NotFound(*digest)),
+            None => Err(broken_off()),
         };
-        digests.iter().map(outcome).collect()
+        let outcomes: Vec<_> = digests.iter().map(outcome).collect();
+        let failed = |(digest, outcome): &(&Digest, &Result<T, StoreError>)| {
+            outcome.is_err() && !own.contains(*digest)
+        };
+        let again: Vec<Digest> =
+            digests.iter().zip(&outcomes).filter(failed).map(|(digest, _)| *digest).collect();
+        if again.is_empty() {
+            return outcomes;
+        }
+        let mut landed = fetch(again).await;
+        let last = |(digest, outcome)| landed.remove(digest).unwrap_or(outcome);
+        digests.iter().zip(outcomes).map(last).collect()
     }
 
-    /// The distinct fetches that together bring the blobs.
-    fn board<F>(self: &Arc<Self>, digests: &[Digest], fetch: impl FnOnce(Vec<Digest>) -> F) -> Vec<Flight<T>>
+    /// The distinct fetches that together bring the blobs, and those that are begun for it.
+    fn board<F>(
+        self: &Arc<Self>,
+        digests: &[Digest],
+        fetch: impl Fn(Vec<Digest>) -> F,
+    ) -> (Vec<Flight<T>>, HashSet<Digest>)
     where
         F: Future<Output = Landed<T>> + Send + 'static,
     {
@@ -95,9 +139,11 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         let mut state = self.lock();
         for digest in digests {
             match state.by_digest.get(digest) {
-                Some((id, _)) if joined.contains_key(id) => {}
-                Some((id, flight)) => match flight.upgrade() {
-                    Some(flight) => drop(joined.insert(*id, flight)),
+                Some((id, ..)) if joined.contains_key(id) => {}
+                Some((id, outcome, fetching)) => match fetching.upgrade() {
+                    Some(fetching) => {
+                        drop(joined.insert(*id, Flight { outcome: outcome.clone(), _fetching: fetching }))
+                    }
                     None => others.push(*digest),
                 },
                 None => others.push(*digest),
@@ -105,26 +151,34 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         }
         let mut flights: Vec<Flight<T>> = joined.into_values().collect();
         if others.is_empty() {
-            return flights;
+            return (flights, HashSet::new());
         }
+        let own = others.iter().copied().collect();
         state.last_id += 1;
         let id = state.last_id;
         let listed = Listed { flights: Arc::clone(self), id, digests: others.clone() };
         let fetching = fetch(others.clone());
+        let (sender, outcome) = watch::channel(None);
         let landing = async move {
             let landed = fetching.await;
             drop(listed);
-            Arc::new(landed)
+            sender.send_replace(Some(Arc::new(landed)));
         };
-        let flight = landing.boxed().shared();
-        if state.by_digest.len() + others.len() <= JOINABLE_BLOBS_MAX
-            && let Some(weak) = flight.downgrade()
-        {
-            state.by_digest.extend(others.into_iter().map(|digest| (digest, (id, weak.clone()))));
+        let fetching = Arc::new(Fetching::default());
+        if state.by_digest.len() + others.len() <= JOINABLE_BLOBS_MAX {
+            let entry = |digest| (digest, (id, outcome.clone(), Arc::downgrade(&fetching)));
+            state.by_digest.extend(others.into_iter().map(entry));
         }
-        flights.push(flight);
-        flights
+        // A runtime that is shutting down drops the task at once, and with it `listed`, which locks.
+        drop(state);
+        let _ = fetching.0.set(tokio::spawn(landing).abort_handle());
+        flights.push(Flight { outcome, _fetching: fetching });
+        (flights, own)
     }
+}
+
+fn broken_off() -> StoreError {
+    StoreError::io("fetch blobs")(std::io::Error::other("the fetch was broken off"))
 }
 
 #[cfg(test)]
@@ -159,12 +213,14 @@ mod tests {
         fetches: &Arc<Fetches>,
         digests: &[Digest],
     ) -> Vec<Result<u64, StoreError>> {
-        let fetches = Arc::clone(fetches);
-        let fetch = |wanted: Vec<Digest>| async move {
-            fetches.begun.fetch_add(1, Ordering::SeqCst);
-            fetches.fetched.fetch_add(wanted.len(), Ordering::SeqCst);
-            fetches.go.notified().await;
-            wanted.into_iter().map(|digest| (digest, Ok(digest.size()))).collect()
+        let fetch = |wanted: Vec<Digest>| {
+            let fetches = Arc::clone(fetches);
+            async move {
+                fetches.begun.fetch_add(1, Ordering::SeqCst);
+                fetches.fetched.fetch_add(wanted.len(), Ordering::SeqCst);
+                fetches.go.notified().await;
+                wanted.into_iter().map(|digest| (digest, Ok(digest.size()))).collect()
+            }
         };
         flights.bring(digests, fetch).await
     }

@@ -88,44 +88,49 @@ impl<N: BlobStore, F: BlobStore> Tiered<N, F> {
 
     /// Reads distinct blobs from afar into memory and keeps them near.
     async fn fetch(&self, digests: &[Digest]) -> Vec<Result<Bytes, StoreError>> {
-        let (near, far) = (Arc::clone(&self.near), Arc::clone(&self.far));
-        let fetch = |wanted: Vec<Digest>| async move {
-            // Whoever fetched them last may have ended since they were looked for.
-            let mut landed: Landed<Bytes> = HashMap::with_capacity(wanted.len());
-            let found = near.get_batch(&wanted).await;
-            landed.extend(wanted.iter().copied().zip(found).filter(|(_, outcome)| outcome.is_ok()));
-            let absent: Vec<Digest> =
-                wanted.into_iter().filter(|digest| !landed.contains_key(digest)).collect();
-            let fetched = far.get_batch(&absent).await;
-            let kept = absent.iter().zip(&fetched);
-            let kept = kept.filter_map(|(digest, outcome)| Some((*digest, outcome.as_ref().ok()?.clone())));
-            keep(&*near, kept.collect()).await;
-            landed.extend(absent.into_iter().zip(fetched));
-            landed
+        let fetch = |wanted: Vec<Digest>| {
+            let (near, far) = (Arc::clone(&self.near), Arc::clone(&self.far));
+            async move {
+                // Whoever fetched them last may have ended since they were looked for.
+                let mut landed: Landed<Bytes> = HashMap::with_capacity(wanted.len());
+                let found = near.get_batch(&wanted).await;
+                landed.extend(wanted.iter().copied().zip(found).filter(|(_, outcome)| outcome.is_ok()));
+                let absent: Vec<Digest> =
+                    wanted.into_iter().filter(|digest| !landed.contains_key(digest)).collect();
+                let fetched = far.get_batch(&absent).await;
+                let kept = absent.iter().zip(&fetched);
+                let kept =
+                    kept.filter_map(|(digest, outcome)| Some((*digest, outcome.as_ref().ok()?.clone())));
+                keep(&*near, kept.collect()).await;
+                landed.extend(absent.into_iter().zip(fetched));
+                landed
+            }
         };
         self.small.bring(digests, fetch).await
     }
 
     /// Brings a large blob near. That it is not there afterwards means that the near store did not take it.
     async fn bring_near(&self, digest: &Digest) -> Result<(), StoreError> {
-        let (near, far) = (Arc::clone(&self.near), Arc::clone(&self.far));
-        let fetch = |wanted: Vec<Digest>| async move {
-            let mut landed: Landed<()> = HashMap::new();
-            for digest in wanted {
-                let outcome = match near.find_missing(&[digest]).await.is_ok_and(|missing| missing.is_empty())
-                {
-                    true => Ok(()),
-                    false => match far.read(&digest, ByteRange::default()).await {
-                        Ok(pieces) => {
-                            note_failure(&near.put(Upload::stream(digest, pieces)).await);
-                            Ok(())
-                        }
-                        Err(error) => Err(error),
-                    },
-                };
-                landed.insert(digest, outcome);
+        let fetch = |wanted: Vec<Digest>| {
+            let (near, far) = (Arc::clone(&self.near), Arc::clone(&self.far));
+            async move {
+                let mut landed: Landed<()> = HashMap::new();
+                for digest in wanted {
+                    let outcome =
+                        match near.find_missing(&[digest]).await.is_ok_and(|missing| missing.is_empty()) {
+                            true => Ok(()),
+                            false => match far.read(&digest, ByteRange::default()).await {
+                                Ok(pieces) => {
+                                    note_failure(&near.put(Upload::stream(digest, pieces)).await);
+                                    Ok(())
+                                }
+                                Err(error) => Err(error),
+                            },
+                        };
+                    landed.insert(digest, outcome);
+                }
+                landed
             }
-            landed
         };
         self.large.bring(&[*digest], fetch).await.pop().expect("one outcome for one digest")
     }
