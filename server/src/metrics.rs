@@ -57,7 +57,8 @@ fn store(writer: &mut Writer<'_, '_>, stats: &StoreStats) -> fmt::Result {
     writer.counter("store_segments_dropped", "Segments evicted to make room", stats.segments_dropped)?;
     let help = "Bytes copied out of evicted segments because they were in use";
     writer.counter("store_copied_forward_bytes", help, stats.copied_forward_bytes)?;
-    let help = "Uploads refused because everything in the store was in use";
+    let help =
+        "Uploads refused because everything in the store was in use; not those that a full disk refuses";
     writer.counter("store_uploads_refused", help, stats.uploads_refused)?;
     writer.counter("store_records_damaged", "Records found damaged, absent since", stats.records_damaged)?;
     writer.counter(
